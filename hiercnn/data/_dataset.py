@@ -1,0 +1,56 @@
+"""Anybody's map-style Dataset as a Source."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hiercnn.data._image_set import ImageSet, Source
+from hiercnn.data._registry import data_sets
+from hiercnn.errors import DataError
+
+
+@data_sets.register("python")
+def python() -> Source:
+    """The data of runs that were given datasets as objects; cannot be read back by name."""
+    raise DataError("this run's data came from Python; call hiercnn.fit(..., train=your_dataset) instead")
+
+
+def from_datasets(train, val=None, test=None, *, classes: Sequence[str] | None = None) -> Source:
+    """Wrap map-style datasets that give (image, label) pairs.
+
+    Images may be PIL images, uint8 arrays or tensors [channels, H, W] (which hiercnn resizes, augments and normalises) or float tensors
+    (used as they are). Labels are class indices.
+
+    Args:
+        train, val, test: The datasets; val and test may be None.
+        classes: Class names in the order of the labels; default: `train.classes`.
+
+    Raises:
+        DataError: No class names, labels out of range or not whole numbers (multi-label data are not supported).
+    """
+    names = tuple(map(str, classes if classes is not None else getattr(train, "classes", ())))
+    if not names:
+        raise DataError("the training dataset has no .classes; pass classes=[...] in the order of the labels")
+    splits = {"train": train, "val": val, "test": test}
+    sets = {split: _image_set(dataset, split, len(names)) for split, dataset in splits.items() if dataset is not None}
+    return Source(names, **sets, channels=_channels(train))
+
+
+def _image_set(dataset, split: str, count: int) -> ImageSet:
+    if len(dataset) == 0:
+        raise DataError(f"the {split} dataset is empty")
+    targets = getattr(dataset, "targets", None)
+    listed = [dataset[i][1] for i in range(len(dataset))] if targets is None else list(targets)
+    for i, label in enumerate(listed):
+        if np.ndim(label) != 0:
+            raise DataError(f"{split} sample {i} has {np.size(label)} labels; multi-label data are not supported, give one class index each")
+    labels = np.array([int(label) for label in listed], dtype=np.int64)
+    if labels.min() < 0 or labels.max() >= count:
+        wrong = int(np.flatnonzero((labels < 0) | (labels >= count))[0])
+        raise DataError(f"{split} sample {wrong} has the label {labels[wrong]}, but there are {count} classes (0..{count - 1})")
+    return ImageSet(labels, [f"{split}/{i}" for i in range(len(labels))], dataset=dataset, positions=np.arange(len(labels)))
+
+
+def _channels(dataset) -> int:
+    image = dataset[0][0]
+    return len(image.getbands()) if hasattr(image, "getbands") else int(image.shape[0])

@@ -1,0 +1,99 @@
+"""What a data set is before training: images (in memory, in files, or in anybody's Dataset) with labels and names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiercnn.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one split with their labels.
+
+    Attributes:
+        labels: [n] int64. From a source: positions in `Source.names`. After `prepare`: labels of the hierarchy.
+        ids: What messages and predictions call each image: its path, or `train/17`.
+        images: uint8 [n, channels, H, W] in memory, or None.
+        paths: Image files [n], or None.
+        dataset: A map-style Dataset that gives (image, label), with `positions` [n] into it, or None.
+    """
+
+    labels: np.ndarray
+    ids: Sequence[str]
+    images: Tensor | None = None
+    paths: Sequence[Path] | None = None
+    dataset: object | None = None
+    positions: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: np.ndarray) -> "ImageSet":
+        """These images only, in this order."""
+        take = [int(i) for i in indices]
+        return replace(
+            self,
+            labels=self.labels[take],
+            ids=[self.ids[i] for i in take],
+            images=None if self.images is None else self.images[take],
+            paths=None if self.paths is None else [self.paths[i] for i in take],
+            positions=None if self.positions is None else self.positions[take],
+        )
+
+    def fetch(self, index: int):
+        """One image: a PIL image (files), a uint8 tensor [channels, H, W] (memory), or what the Dataset gives.
+
+        Raises:
+            DataError: The file is missing or no readable image; names it.
+        """
+        if self.images is not None:
+            return self.images[index]
+        if self.paths is not None:
+            return open_image(self.paths[index])
+        image = self.dataset[int(self.positions[index])][0]
+        return torch.as_tensor(image) if isinstance(image, np.ndarray) else image
+
+
+def open_image(path: Path):
+    """Decode an image file to RGB. Raises DataError that names the file and the reason."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"unreadable image {path}: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a data set factory returns.
+
+    Attributes:
+        names: Label names in the data set's own order; positions in it are the sets' labels. Names of inner nodes of the
+            hierarchy may be among them where `inner_labels` is set.
+        train, val, test: The splits; val and test may be None.
+        inner_labels: Whether names may be inner nodes (partly coarse labels).
+        channels: Colour channels of the images.
+    """
+
+    names: tuple[str, ...]
+    train: ImageSet
+    val: ImageSet | None = None
+    test: ImageSet | None = None
+    inner_labels: bool = False
+    channels: int = 3
+
+    def present(self) -> dict[str, ImageSet]:
+        """The splits there are, by name."""
+        return {name: split for name in ("train", "val", "test") if (split := getattr(self, name)) is not None}
+
+
+def in_memory(images: np.ndarray, labels: np.ndarray, split: str) -> ImageSet:
+    """An `ImageSet` of uint8 images [n, channels, H, W] whose ids are `split/number`."""
+    return ImageSet(np.asarray(labels, dtype=np.int64), [f"{split}/{i}" for i in range(len(labels))], images=torch.as_tensor(images))

@@ -1,0 +1,238 @@
+"""Batches of one epoch. Every random draw is keyed by seed, epoch and image, so paired runs see the same images."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hiercnn.data._image_set import ImageSet
+from hiercnn.data._prepare import check_unreadable
+from hiercnn.data._settings import Augment, DataSettings
+from hiercnn.errors import DataError, RecipeError, ShapeError, did_you_mean
+
+
+class Batch(NamedTuple):
+    """Normalised images [B, channels, H, W] float32, labels [B] int64 (both on the device) and indices [B] into the set (CPU)."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+def keyed_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on every part."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(*parts: int) -> torch.Generator:
+    """A CPU generator seeded by `keyed_seed(*parts)`."""
+    return torch.Generator().manual_seed(keyed_seed(*parts))
+
+
+def make_loader(image_set: ImageSet, settings: DataSettings, *, train: bool, channels: int, seed: int = 0, device="cpu", channels_last=False):
+    """The right loader for a set: whole batches from memory where possible, single images through a DataLoader otherwise."""
+    augment = settings.augment if train else Augment()
+    options = {
+        "batch_size": settings.batch_size if train else settings.eval_batch_size,
+        "shuffle": train,
+        "seed": seed,
+        "device": torch.device(device),
+        "normalise": Normalise(settings.mean, settings.std, channels, device, channels_last),
+    }
+    if image_set.images is not None and not augment.needs_single_images:
+        return BatchLoader(image_set, augment, **options)
+    return SampleLoader(image_set, augment, settings, **options)
+
+
+class Normalise:
+    """(x/255 − mean) / std for uint8 images; float images pass unchanged."""
+
+    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, device, channels_last: bool):
+        from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+        self.mean = 255 * _per_channel(mean, IMAGENET_DEFAULT_MEAN, channels, "mean", device)
+        self.std = 255 * _per_channel(std, IMAGENET_DEFAULT_STD, channels, "std", device)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            images = (images.float() - self.mean) / self.std
+        return images.contiguous(memory_format=self.layout)
+
+
+def _per_channel(given: Sequence[float] | None, default: Sequence[float], channels: int, what: str, device) -> Tensor:
+    values = given if given is not None else default if channels == len(default) else [float(np.mean(default))] * channels
+    if len(values) != channels:
+        raise ShapeError(f"data.{what}: wanted {channels} values, one a channel, got {len(values)}")
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+
+class _Loader:
+    """Order and batches of an epoch; the last, smaller batch is left out of shuffled epochs."""
+
+    def __init__(self, image_set: ImageSet, *, batch_size: int, shuffle: bool, seed: int, device: torch.device, normalise: Normalise):
+        self.image_set, self.batch_size, self.shuffle, self.seed = image_set, batch_size, shuffle, seed
+        self.device, self.normalise = device, normalise
+        self.labels = torch.as_tensor(image_set.labels).to(device)
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.image_set), self.batch_size)
+        return full if self.shuffle and full else full + bool(rest)
+
+    def batches(self, epoch: int = 0) -> list[Tensor]:
+        """Indices of each batch of an epoch."""
+        n = len(self.image_set)
+        order = torch.randperm(n, generator=generator(self.seed, epoch, 1)) if self.shuffle else torch.arange(n)
+        return list(order.split(self.batch_size))[: len(self)]
+
+    def ids(self, indices: Tensor) -> list[str]:
+        """What to call these images in a message."""
+        return [self.image_set.ids[i] for i in indices.tolist()]
+
+
+class BatchLoader(_Loader):
+    """Images held as uint8 on the device; crop and flip of a whole batch by one indexing."""
+
+    def __init__(self, image_set: ImageSet, augment: Augment, **options):
+        super().__init__(image_set, **options)
+        self.augment = augment
+        self.images = image_set.images.to(self.device)
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `start` on."""
+        shifts, flips = self._draws(epoch)
+        for indices in self.batches(epoch)[start:]:
+            taken = indices.to(self.device)
+            images = self.images[taken]
+            if self.augment.crop or self.augment.flip:
+                images = shift_and_flip(images, shifts[taken], flips[taken], self.augment.crop)
+            yield Batch(self.normalise(images), self.labels[taken], indices)
+
+    def _draws(self, epoch: int) -> tuple[Tensor, Tensor]:
+        draw, n = generator(self.seed, epoch, 2), len(self.image_set)
+        shifts = torch.randint(0, 2 * self.augment.crop + 1, (n, 2), generator=draw)
+        flips = (torch.rand(n, generator=draw) < 0.5) & self.augment.flip
+        return shifts.to(self.device), flips.to(self.device)
+
+
+def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, padding: int) -> Tensor:
+    """Crop each image [B, channels, H, W] out of its zero-padded self at `shifts` [B, 2] (down, right) and mirror it where `flips` [B]."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (padding,) * 4)
+    rows = shifts[:, :1] + torch.arange(height, device=images.device)  # [B, H]
+    columns = torch.arange(width, device=images.device).expand(len(images), width)
+    columns = shifts[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)  # [B, W]
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+class SampleLoader(_Loader):
+    """Single images through torchvision.transforms.v2 in a DataLoader; unreadable ones are left out, named and counted."""
+
+    def __init__(self, image_set: ImageSet, augment: Augment, settings: DataSettings, **options):
+        super().__init__(image_set, **options)
+        self.unreadable: dict[str, str] = {}
+        self.max_unreadable = settings.max_unreadable
+        samples = _Samples(image_set, _transform(augment, settings.image_size), self.seed)
+        self._order = _Order()
+        self._loader = torch.utils.data.DataLoader(
+            samples,
+            batch_sampler=self._order,
+            num_workers=settings.workers,
+            collate_fn=_collate,
+            persistent_workers=settings.workers > 0,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `start` on."""
+        self._order.batches = [[(epoch, i) for i in batch.tolist()] for batch in self.batches(epoch)[start:]]
+        for images, indices, bad in self._loader:
+            self._note(bad)
+            if len(indices):
+                images = images.to(self.device, non_blocking=True)
+                yield Batch(self.normalise(images), self.labels[indices.to(self.device)], indices)
+
+    def _note(self, bad: list[tuple[int, str]]) -> None:
+        for index, reason in bad:
+            self.unreadable[self.image_set.ids[index]] = reason
+        if bad:
+            check_unreadable(list(self.unreadable.items()), len(self.image_set), self.max_unreadable)
+
+
+class _Order:
+    """A batch sampler whose batches are set before each epoch."""
+
+    batches: list[list[tuple[int, int]]] = []  # noqa: RUF012  replaced, never changed
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Samples(torch.utils.data.Dataset):
+    def __init__(self, image_set: ImageSet, transform, seed: int):
+        self.image_set, self.transform, self.seed = image_set, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(keyed_seed(self.seed, epoch, 3, index))
+            try:
+                image = self.image_set.fetch(index)
+            except DataError as error:
+                return index, None, str(error)
+            ready = isinstance(image, Tensor) and image.is_floating_point()
+            return index, image if ready else self.transform(image), ""
+
+
+def _collate(samples) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:
+    good = [(index, image) for index, image, _ in samples if image is not None]
+    bad = [(index, reason) for index, image, reason in samples if image is None]
+    images = torch.stack([image for _, image in good]) if good else torch.empty(0)
+    return images, torch.tensor([index for index, _ in good], dtype=torch.int64), bad
+
+
+def _transform(augment: Augment, size: int | None):
+    """The v2 transform of single images: fit to size, augment, to a uint8 tensor."""
+    from torchvision.transforms import v2
+
+    steps = [v2.ToImage()]
+    if size is None and (augment.resized_crop is not None or augment.crop):
+        raise DataError("data.augment: crop and resized_crop of single images need data.image_size")
+    if augment.resized_crop is not None:
+        steps.append(v2.RandomResizedCrop(size, scale=augment.resized_crop, antialias=True))
+    elif size is not None:
+        steps += [v2.Resize(size, antialias=True), v2.CenterCrop(size)]
+    if augment.crop:
+        steps.append(v2.RandomCrop(size, padding=augment.crop))
+    if augment.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    steps += [_named_transform(dict(options)) for options in augment.transforms]
+    return v2.Compose([*steps, v2.ToDtype(torch.uint8, scale=True), v2.ToPureTensor()])
+
+
+def _named_transform(options: dict):
+    from torchvision.transforms import v2
+
+    name = options.pop("name", None)
+    known = [n for n in dir(v2) if isinstance(getattr(v2, n), type) and issubclass(getattr(v2, n), v2.Transform)]
+    if name not in known:
+        raise RecipeError(f"data.augment.transforms: no transform '{name}' in torchvision.transforms.v2{did_you_mean(str(name), known)}")
+    try:
+        return getattr(v2, name)(**options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"data.augment.transforms: {name} does not take {options}: {error}") from error
+
+
+def _ignore_interrupts(worker: int) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+    torch.set_num_threads(1)

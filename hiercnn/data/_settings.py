@@ -1,0 +1,64 @@
+"""The `data:` section of a recipe: what all data sets share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from hiercnn.settings import Settings
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Augment(Settings):
+    """Augmentation of training images.
+
+    `crop` and `flip` alone run on whole batches on the training device; the others run on single images in a DataLoader.
+
+    Attributes:
+        crop: Random crop after zero padding by this many pixels on each side.
+        flip: Random horizontal flip.
+        resized_crop: Share of the area [least, most] of a random resized crop (torchvision's RandomResizedCrop).
+        transforms: Further transforms of torchvision.transforms.v2 by name, `{name: RandAugment, num_ops: 2}`.
+    """
+
+    crop: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+    resized_crop: tuple[Share | Literal[1], Share | Annotated[float, Field(ge=1, le=1)]] | None = None
+    transforms: list[dict[str, Any]] = []
+
+    @property
+    def needs_single_images(self) -> bool:
+        return self.resized_crop is not None or bool(self.transforms)
+
+
+class DataSettings(Settings):
+    """Attributes:
+    name: A registered data set; its own options stand beside these.
+    image_size: Side in pixels; None keeps the size of images that come in memory (files need it).
+    per_class: Training images kept of each class (a fixed subset by seed); None keeps all.
+    val: Share or number of images of each class carved from train, or `given` for the data set's own val.
+    seed: Seed of val and per_class; None takes the run's.
+    batch_size, eval_batch_size: Images a step.
+    augment: See `Augment`.
+    storage: `memory` decodes once to uint8, `files` reads through a DataLoader, `auto` takes memory below 1 GiB.
+    workers: Processes of the DataLoader, if there is one.
+    mean, std: Per channel, on the scale 0..1; default ImageNet's (their mean for other numbers of channels).
+    max_unreadable: Share of unreadable images that are skipped; more is an error.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    image_size: Count | None = None
+    per_class: Count | None = None
+    val: Count | Share | Literal["given"] = 0.1
+    seed: int | None = None
+    batch_size: Count = 128
+    eval_batch_size: Count = 500
+    augment: Augment = Augment()
+    storage: Literal["auto", "memory", "files"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 0
+    mean: list[float] | None = None
+    std: list[Annotated[float, Field(gt=0)]] | None = None
+    max_unreadable: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -1,0 +1,30 @@
+"""What the classes are: an immutable class tree, its builders, cuts and files. Needs numpy only."""
+
+from hiercnn.hierarchy._build import from_classes, from_edges, from_folders, from_nested, from_rows
+from hiercnn.hierarchy._builtin import builtin, builtin_names
+from hiercnn.hierarchy._cut import Cut
+from hiercnn.hierarchy._draw import draw
+from hiercnn.hierarchy._io import from_dict, read_cuts, read_hierarchy, save_hierarchy, to_dict, to_nested
+from hiercnn.hierarchy._tree import DISTANCES, Hierarchy
+from hiercnn.hierarchy._wordnet import from_wordnet
+
+__all__ = [
+    "DISTANCES",
+    "Cut",
+    "Hierarchy",
+    "builtin",
+    "builtin_names",
+    "draw",
+    "from_classes",
+    "from_dict",
+    "from_edges",
+    "from_folders",
+    "from_nested",
+    "from_rows",
+    "from_wordnet",
+    "read_cuts",
+    "read_hierarchy",
+    "save_hierarchy",
+    "to_dict",
+    "to_nested",
+]

@@ -1,0 +1,18 @@
+"""Any timm backbone with hypernym heads that branch from its stages and fall away at inference."""
+
+from hiercnn.models._backbone import PLACES, create_backbone, stage_index, stages
+from hiercnn.models._heads import PoolHead, heads
+from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model
+
+__all__ = [
+    "PLACES",
+    "HeadSpec",
+    "HierarchicalModel",
+    "Output",
+    "PoolHead",
+    "build_model",
+    "create_backbone",
+    "heads",
+    "stage_index",
+    "stages",
+]

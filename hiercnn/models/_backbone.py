@@ -1,0 +1,120 @@
+"""timm backbones: creation with clear errors, their stages, and the features after a stage."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hiercnn.errors import RecipeError, did_you_mean
+
+PLACES = ("early", "middle", "late")
+
+
+def create_backbone(
+    name: str, num_classes: int, *, in_chans: int = 3, stem: str = "default", options: Mapping[str, object] | None = None
+) -> nn.Module:
+    """Create a timm classifier without pretrained weights.
+
+    Args:
+        name: Any model of timm's registry, ours included (`resnet_small`, `vgg_small_bn`, `alexnet_bn`).
+        num_classes: Leaf classes C.
+        in_chans: Channels of the images.
+        stem: `default`, or `small`: for timm's ResNets a 3×3 stride-1 first convolution and no max pooling, which keeps 4× the
+            resolution on images of 32–64 px.
+        options: Further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
+
+    Raises:
+        RecipeError: Unknown model (with a suggestion), options it does not take, or a stem it does not have.
+    """
+    import timm
+
+    from hiercnn.models import _plain  # noqa: F401  registers our plain nets with timm
+
+    if not timm.is_model(name):
+        raise RecipeError(f"unknown backbone '{name}'{did_you_mean(name, timm.list_models())} (any name of timm.list_models())")
+    try:
+        backbone = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **(options or {}))
+    except (TypeError, ValueError, AssertionError) as error:
+        raise RecipeError(f"timm cannot build '{name}' with {dict(options or {})}: {error}") from error
+    if stem == "small":
+        _use_small_stem(backbone, name, in_chans)
+    return backbone
+
+
+def stages(backbone: nn.Module, name: str = "this backbone") -> list[dict]:
+    """timm's `feature_info` of every stage: dicts with `num_chs`, `reduction` (stride) and `module`.
+
+    Raises:
+        RecipeError: The backbone does not say what its stages are.
+    """
+    info = getattr(backbone, "feature_info", None)
+    info = getattr(info, "info", info)
+    if not info:
+        raise RecipeError(f"{name} has no feature_info, so heads cannot be placed on its stages")
+    return list(info)
+
+
+def stage_index(stage: int | str, count: int, name: str = "this backbone") -> int:
+    """Index of a stage given as a number or a place: early, middle, late = one third, two thirds, all of the way."""
+    if isinstance(stage, str) and stage in PLACES:
+        return math.ceil((count - 1) * (PLACES.index(stage) + 1) / len(PLACES))
+    if isinstance(stage, str):
+        raise RecipeError(f"unknown stage '{stage}'{did_you_mean(stage, PLACES)}; use 0..{count - 1}, early, middle or late")
+    if not 0 <= stage < count:
+        raise RecipeError(f"stage {stage} does not exist; {name} has stages 0..{count - 1}")
+    return stage
+
+
+class Taps(nn.Module):
+    """Runs a timm classifier and also returns the feature maps after some of its stages.
+
+    Uses `forward_intermediates` where the backbone has it, and hooks on the modules of `feature_info` elsewhere; either way the
+    leaf logits are those of the backbone alone, bit for bit.
+    """
+
+    def __init__(self, backbone: nn.Module, indices: Sequence[int]):
+        super().__init__()
+        self.indices = sorted(set(indices))
+        self._caught: dict[int, Tensor] = {}
+        self._hooked = not (hasattr(backbone, "forward_intermediates") and hasattr(backbone, "forward_head"))
+        if self._hooked:
+            for index in self.indices:
+                backbone.get_submodule(stages(backbone)[index]["module"]).register_forward_hook(self._catch(index))
+
+    def _catch(self, index: int):
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self._caught[index] = output
+
+        return hook
+
+    def forward(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return leaf logits [B, C] and {stage: features [B, F, H, W]}."""
+        if self._hooked:
+            self._caught.clear()
+            logits = backbone(images)
+            return logits, dict(self._caught)
+        final, features = backbone.forward_intermediates(images, indices=self.indices)
+        return backbone.forward_head(final), dict(zip(self.indices, features, strict=True))
+
+
+def _use_small_stem(backbone: nn.Module, name: str, in_chans: int) -> None:
+    from timm.models.resnet import ResNet
+
+    if not (isinstance(backbone, ResNet) and isinstance(backbone.conv1, nn.Conv2d) and isinstance(backbone.maxpool, nn.MaxPool2d)):
+        raise RecipeError(f"stem 'small' is for timm's plain-stem ResNets (resnet18, resnet50, …); {name} keeps its own stem")
+    width = backbone.conv1.out_channels
+    backbone.conv1 = nn.Conv2d(in_chans, width, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.maxpool = nn.Identity()
+    for position, info in enumerate(backbone.feature_info):
+        info["reduction"] //= 2 if position == 0 else 4
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this context torch's CPU generator starts from `seed`; outside it nothing has changed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

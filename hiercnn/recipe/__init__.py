@@ -1,0 +1,25 @@
+"""YAML → typed, closed Recipe → objects: the only place that knows every factory."""
+
+from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, check, report_cuts
+from hiercnn.recipe._fit import Run, fit
+from hiercnn.recipe._load import load_recipe, to_yaml
+from hiercnn.recipe._schema import Recipe
+from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
+
+__all__ = [
+    "Recipe",
+    "Run",
+    "build_data",
+    "build_hierarchy",
+    "build_recipe_model",
+    "build_source",
+    "build_task",
+    "check",
+    "find_recipe",
+    "fit",
+    "load_recipe",
+    "recipes_folder",
+    "report_cuts",
+    "shipped_recipes",
+    "to_yaml",
+]

@@ -1,0 +1,147 @@
+"""From a recipe to the objects it names: hierarchy, data, model, task."""
+
+from torch import nn
+
+from hiercnn.data import Data, Source, data_sets, prepare
+from hiercnn.errors import HierCNNError, RecipeError
+from hiercnn.hierarchy import Cut, Hierarchy, builtin, from_folders, from_nested, from_wordnet, read_hierarchy
+from hiercnn.losses import losses
+from hiercnn.models import HeadSpec, HierarchicalModel, build_model, create_backbone, heads, stage_index, stages
+from hiercnn.recipe._load import Problem, report
+from hiercnn.recipe._schema import CutSettings, HeadSettings, HierarchySettings, Recipe
+from hiercnn.train import FlatTask, HierarchicalTask, weight_at
+
+PYTHON = "python"  # data set or backbone that came as an object, not by name
+
+
+def build_hierarchy(settings: HierarchySettings | None) -> Hierarchy | None:
+    """The tree a recipe names, classes in the tree's own order; None if it names none."""
+    if settings is None:
+        return None
+    if settings.builtin is not None:
+        tree = builtin(settings.builtin)
+    elif settings.file is not None:
+        tree = read_hierarchy(settings.file, columns=settings.columns, parent_rule=settings.parent_rule)
+    elif settings.nested is not None:
+        tree = from_nested(settings.nested)
+    elif settings.wordnet is not None:
+        tree = from_wordnet(settings.wordnet, parent_rule=settings.parent_rule or "longest")
+    else:
+        tree = from_folders(settings.folders)
+    return tree.collapse() if settings.collapse else tree
+
+
+def build_source(recipe: Recipe) -> Source:
+    """Read the data set a recipe names."""
+    options = {name: (recipe.data.model_extra or {}).get(name) for name in data_sets.options(recipe.data.name)}
+    return data_sets[recipe.data.name](**options)
+
+
+def build_data(recipe: Recipe, source: Source, tree: Hierarchy | None) -> Data:
+    """Match, split and decode."""
+    return prepare(source, tree, recipe.data, recipe.seed, prune=recipe.hierarchy is not None and recipe.hierarchy.prune)
+
+
+def report_cuts(recipe: Recipe, hierarchy: Hierarchy) -> list[Cut]:
+    """The cuts whose accuracy is reported, coarse first."""
+    wanted = recipe.hierarchy.cuts if recipe.hierarchy is not None else None
+    if wanted is not None:
+        return hierarchy.cuts([_plain(cut) for cut in wanted])
+    depths = range(1, hierarchy.height)
+    kept = depths if len(depths) <= 3 else [depths[round(i * (len(depths) - 1) / 2)] for i in range(3)]
+    by_name = {cut.name: cut for cut in (hierarchy.cut(depth=depth) for depth in kept) if len(cut) > 1}
+    return list(by_name.values())
+
+
+def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int) -> HierarchicalModel:
+    """The model a recipe names, freshly initialised from its seed, for images of so many channels."""
+    model = recipe.model
+    return build_model(
+        model.backbone,
+        hierarchy,
+        [_head_spec(head, hierarchy, recipe.seed) for head in model.heads],
+        in_chans=channels,
+        stem=model.stem,
+        options=model.options,
+        seed=recipe.seed,
+    )
+
+
+def build_task(recipe: Recipe, data: Data, model: HierarchicalModel) -> FlatTask:
+    """Flat without heads, hierarchical with them; heads that no recipe describes weigh 1."""
+    loss = _build_loss(recipe, data)
+    if not model.cuts:
+        return FlatTask(loss, recipe.loss.weight)
+    weights = [head.weight for head in recipe.model.heads] or [1.0] * len(model.cuts)
+    heads = {name: (cut, weight) for (name, cut), weight in zip(model.cuts.items(), weights, strict=True)}
+    return HierarchicalTask(loss, recipe.loss.weight, heads=heads)
+
+
+def check(recipe: Recipe, where: str = "the recipe") -> Hierarchy | None:
+    """Everything that can be checked without data: the tree, its cuts, the backbone, stages and weights.
+
+    Returns:
+        The tree, if the recipe names one.
+
+    Raises:
+        RecipeError: All problems together.
+    """
+    problems: list[Problem] = []
+    tree = _attempt(problems, "hierarchy", build_hierarchy, recipe.hierarchy)
+    if tree is not None:
+        _attempt(problems, "hierarchy.cuts", report_cuts, recipe, tree)
+    if recipe.model.backbone != PYTHON:
+        _check_model(recipe, tree, problems)
+    if weight_at(recipe.loss.weight, recipe.epochs) == 0:
+        problems.append(("loss.weight", "ends at 0; the last phase must train the leaf"))
+    report(where, problems)
+    return tree
+
+
+def _check_model(recipe: Recipe, tree: Hierarchy | None, problems: list[Problem]) -> None:
+    model = recipe.model
+    trunk = _attempt(problems, "model.backbone", create_backbone, model.backbone, 2, stem=model.stem, options=model.options)
+    for number, head in enumerate(model.heads):
+        path = f"model.heads[{number}]"
+        if trunk is not None:
+            _attempt(problems, f"{path}.stage", lambda head=head: stage_index(head.stage, len(stages(trunk, model.backbone)), model.backbone))
+        if tree is None and head.cut != "leaf":
+            problems.append((f"{path}.cut", "needs a hierarchy: section to cut"))
+        elif tree is not None:
+            cut = _attempt(problems, f"{path}.cut", _cut, head, tree)
+            if cut is not None and len(cut) < 2:
+                problems.append((f"{path}.cut", "has one group, so the head would have nothing to learn; cut lower"))
+
+
+def _attempt(problems: list[Problem], path: str, function, *arguments, **options):
+    try:
+        return function(*arguments, **options)
+    except HierCNNError as error:
+        problems.append((path, str(error)))
+        return None
+
+
+def _head_spec(head: HeadSettings, hierarchy: Hierarchy, seed: int) -> HeadSpec:
+    cut = _cut(head, hierarchy)
+    if head.random is not False:
+        cut = hierarchy.random_like(cut, seed if head.random is True else head.random)
+    options = {name: (head.model_extra or {})[name] for name in heads.options(head.type) if name in (head.model_extra or {})}
+    return HeadSpec(head.stage, cut, kind=head.type, options=options, stop_gradient=head.stop_gradient, name=head.name)
+
+
+def _cut(head: HeadSettings, hierarchy: Hierarchy) -> Cut:
+    return hierarchy.cuts([_plain(head.cut)])[0]
+
+
+def _plain(cut: int | str | CutSettings) -> int | str | dict[str, int]:
+    return cut.plain() if isinstance(cut, CutSettings) else cut
+
+
+def _build_loss(recipe: Recipe, data: Data) -> nn.Module:
+    name, known = recipe.loss.name, losses.options(recipe.loss.name)
+    options = {key: value for key, value in (recipe.loss.model_extra or {}).items() if key in known}
+    if data.inner_labels:
+        if "inner_labels" not in known:
+            raise RecipeError(f"loss.name: '{name}' cannot use labels that are groups of the hierarchy, and the data have some")
+        options["inner_labels"] = True
+    return losses[name](data.hierarchy, **options)

@@ -1,0 +1,163 @@
+"""`hiercnn.fit`: a recipe, or your own objects, to a finished run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from hiercnn.data import data_sets, from_datasets
+from hiercnn.errors import CheckpointError, RecipeError, shorten
+from hiercnn.hierarchy import Hierarchy, to_nested
+from hiercnn.models import HierarchicalModel
+from hiercnn.recipe._build import PYTHON, build_data, build_recipe_model, build_source, build_task, check, report_cuts
+from hiercnn.recipe._load import load_recipe, to_yaml, validate
+from hiercnn.recipe._schema import Recipe
+from hiercnn.recipe._yaml import find_recipe, read_recipe_file
+from hiercnn.train import QuietDisplay, RunFolder, Trainer, load_weights
+
+
+class Run(RunFolder):
+    """A run folder, and the model in it.
+
+    Attributes:
+        recipe: The resolved recipe.
+        metrics: One dict an evaluated epoch. end: The closing event, test included.
+        model: The trained model with its last weights, in eval mode on the CPU.
+    """
+
+    def __init__(self, path: Path | str, model: HierarchicalModel | None = None):
+        super().__init__(path)
+        self.own_model = model
+
+    @property
+    def recipe(self) -> Recipe:
+        try:
+            raw = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise CheckpointError(f"no run in {self.path}: cannot read recipe.yaml ({error})") from None
+        return validate(raw, str(self.recipe_file))
+
+    @property
+    def model(self) -> nn.Module:
+        return self.load_model("last")
+
+    def load_model(self, weights: str = "last") -> nn.Module:
+        """Build the model and load `last`, `best` or `step-…` weights into it.
+
+        Raises:
+            CheckpointError: No such weights, or they do not fit.
+        """
+        recipe = self.recipe
+        if self.own_model is None and recipe.model.backbone == PYTHON:
+            raise CheckpointError(f"the model of {self.path} was an object; pass it: Run(path, model=...)")
+        channels = next(event["channels"] for event in self.events if event["event"] == "start")
+        model = self.own_model or build_recipe_model(recipe, self.hierarchy, channels)
+        load_weights(self.checkpoints / f"{weights}.safetensors", model, self.hierarchy)
+        return model.cpu().eval()
+
+
+def fit(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    train=None,
+    val=None,
+    test=None,
+    classes: Sequence[str] | None = None,
+    hierarchy: Hierarchy | None = None,
+    model: nn.Module | None = None,
+    display: QuietDisplay | None = None,
+    trust_imports: bool = False,
+) -> Run:
+    """Train what a recipe describes, or your own objects in the place of its parts.
+
+    Args:
+        recipe: A file, a shipped name, a mapping (its data and model may be left out if you pass objects), or a Recipe.
+        overrides: `key.sub=value` texts.
+        run_dir: The run folder; default `runs/<name>`.
+        resume: Go on from the folder's last checkpoint; a finished run is returned as it is.
+        train, val, test: Your map-style datasets of (image, class index); without `val` it is carved from train.
+        classes: Class names in label order; default `train.classes`.
+        hierarchy: Your tree, in any class order.
+        model: Your module [B, channels, H, W] → logits [B, C] (or an `Output`).
+        display: Who shows the progress.
+        trust_imports: Whether the recipe's `imports:` may be imported.
+
+    Raises:
+        HierCNNError: Anything that is yours to mend; the message says how.
+    """
+    if train is None and (val is not None or test is not None or classes is not None):
+        raise RecipeError("val=, test= and classes= go with train=")
+    recipe = load_recipe(_with_objects(recipe, train, hierarchy, model), overrides, trust_imports=trust_imports)
+    run = Run(run_dir or Path("runs") / recipe.name)
+    if run.exists():
+        _check_resumable(run, recipe, resume)
+    if not run.finished:
+        tree = check(recipe, recipe.name)
+        source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
+        data = build_data(recipe, source, tree)
+        run.own_model = _as_hierarchical(model, data.hierarchy)
+        network = run.own_model or build_recipe_model(recipe, data.hierarchy, data.channels)
+        Trainer(
+            model=network,
+            task=build_task(recipe, data, network),
+            data=data,
+            cuts=report_cuts(recipe, data.hierarchy),
+            settings=recipe,
+            data_settings=recipe.data,
+            run=run,
+            recipe_text=to_yaml(recipe),
+            display=display,
+        ).fit(resume=resume)
+    elif model is not None:
+        run.own_model = _as_hierarchical(model, run.hierarchy)
+    return run
+
+
+def _with_objects(recipe, train, hierarchy: Hierarchy | None, model: nn.Module | None):
+    """The recipe with objects named in the place of the parts they replace."""
+    if train is None and hierarchy is None and model is None:
+        return recipe
+    if not isinstance(recipe, Mapping):
+        recipe = recipe.plain() if isinstance(recipe, Recipe) else read_recipe_file(find_recipe(recipe))
+    raw = dict(recipe)
+    if train is not None:
+        own = data_sets.options(raw["data"]["name"]) if raw.get("data", {}).get("name") in data_sets else {}
+        raw["data"] = {key: value for key, value in raw.get("data", {}).items() if key not in own} | {"name": PYTHON}
+    if hierarchy is not None:
+        kept = {key: value for key, value in (raw.get("hierarchy") or {}).items() if key in ("cuts", "prune", "collapse")}
+        raw["hierarchy"] = kept | {"nested": to_nested(hierarchy)}
+    if model is not None:
+        raw["model"] = {"backbone": PYTHON, "heads": raw.get("model", {}).get("heads", [])}
+    return raw
+
+
+def _as_hierarchical(model: nn.Module | None, hierarchy: Hierarchy) -> HierarchicalModel | None:
+    """Anybody's module as a model without heads; one of ours as it is."""
+    if model is None or isinstance(model, HierarchicalModel):
+        return model
+    return HierarchicalModel(model, hierarchy.classes)
+
+
+def _check_resumable(run: Run, recipe: Recipe, resume: bool) -> None:
+    stored, wanted = run.recipe.plain(), recipe.plain()
+    changed = sorted(_differences(stored, wanted))
+    if changed and (resume or run.finished):
+        raise RecipeError(f"{run.path} was made with another recipe; these differ: {shorten(changed)}. Choose another --run-dir")
+    if not resume:
+        state = "a finished run" if run.finished else f"a run that has done {len(run.metrics)} of {stored['epochs']} epochs"
+        raise CheckpointError(f"{run.path} already holds {state}; add --resume to go on with it, or choose another --run-dir")
+
+
+def _differences(stored: Any, wanted: Any, path: str = ""):
+    """Dotted paths at which two plain recipes differ; how progress is shown does not count."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in {**stored, **wanted}:
+            if path or key != "logging":
+                yield from _differences(stored.get(key), wanted.get(key), f"{path}.{key}".lstrip("."))
+    elif stored != wanted:
+        yield path

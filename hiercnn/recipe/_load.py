@@ -1,0 +1,198 @@
+"""From a file, a shipped name or a mapping to a valid `Recipe`; all problems are reported together."""
+
+import importlib
+import os
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from hiercnn.data import data_sets
+from hiercnn.errors import RecipeError, did_you_mean
+from hiercnn.losses import losses
+from hiercnn.models import heads
+from hiercnn.recipe._schema import Recipe
+from hiercnn.recipe._yaml import apply_overrides, find_recipe, read_recipe_file
+from hiercnn.registry import Registry
+
+Problem = tuple[str, str]  # dotted path, what is wrong
+SET_BY_DATA = frozenset({"inner_labels"})  # options of losses that are not the recipe's to choose
+
+
+def load_recipe(
+    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), *, trust_imports: bool = False
+) -> Recipe:
+    """Read, merge, override and validate a recipe.
+
+    Args:
+        recipe: A file, a shipped name (`quickstart/flat`), a mapping, or a Recipe.
+        overrides: `key.sub=value` texts.
+        trust_imports: Whether the modules of `imports:` may be imported; they are code, and a recipe may come from anywhere.
+
+    Returns:
+        The complete recipe, options of its data set, loss and heads included.
+
+    Raises:
+        RecipeError: Lists every problem with its dotted path and a suggestion.
+    """
+    if isinstance(recipe, Recipe):
+        raw, where = recipe.plain(), recipe.name
+    elif isinstance(recipe, Mapping):
+        raw, where = dict(recipe), str(recipe.get("name", "the recipe"))
+    else:
+        path = find_recipe(recipe)
+        raw, where = read_recipe_file(path), str(recipe)
+    raw = apply_overrides(raw, overrides)
+    _import_modules(raw.get("imports"), trust_imports, where)
+    return validate(raw, where)
+
+
+def validate(raw: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """Turn plain values into a `Recipe`, or raise RecipeError with all problems."""
+    try:
+        recipe, problems = Recipe.model_validate(raw), []
+    except ValidationError as error:
+        recipe, problems = None, list(_problems(error, raw))
+    filled, more = _fill_options(recipe.plain() if recipe else raw)
+    report(where, problems + more)
+    return Recipe.model_validate(filled)
+
+
+def report(where: str, problems: Sequence[Problem]) -> None:
+    """Raise one RecipeError for all problems, if there are any."""
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise RecipeError(f"{where} has {count}:\n" + "\n".join(f"  {path}: {text}" for path, text in problems))
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe as YAML text."""
+    return yaml.safe_dump(recipe.plain(), sort_keys=False, allow_unicode=True)
+
+
+def _import_modules(modules: Any, trusted: bool, where: str) -> None:
+    names = modules if isinstance(modules, list) else [modules] if modules else []
+    if names and not trusted:
+        raise RecipeError(f"{where} imports code: {', '.join(map(str, names))}. Read it first; if you trust it, add --trust-imports")
+    for name in names:
+        sys.path.insert(0, os.getcwd())
+        try:
+            importlib.import_module(str(name))
+        except ImportError as error:
+            raise RecipeError(f"{where}: imports: cannot import '{name}': {error}") from error
+        finally:
+            sys.path.remove(os.getcwd())
+
+
+# ---- options of data sets, losses and heads -------------------------------------------------------------------------
+
+
+def _fill_options(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Validate the options that belong to registered factories and write their defaults out."""
+    filled, problems = dict(raw), []
+    for section, registry, key in (("data", data_sets, "name"), ("loss", losses, "name")):
+        if isinstance(raw.get(section), Mapping):
+            common = Recipe.model_fields[section].annotation.model_fields
+            filled[section], found = _fill(raw[section], registry, key, common, section)
+            problems += found
+    model = raw.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("heads"), list):
+        common = typing.get_args(Recipe.model_fields["model"].annotation.model_fields["heads"].annotation)[0].model_fields
+        listed = []
+        for number, head in enumerate(model["heads"]):
+            head, found = _fill(head, heads, "type", common, f"model.heads[{number}]") if isinstance(head, Mapping) else (head, [])
+            listed.append(head)
+            problems += found
+        filled["model"] = dict(model) | {"heads": listed}
+    return filled, problems
+
+
+def _fill(section: Mapping[str, Any], registry: Registry, key: str, common: Mapping[str, Any], path: str) -> tuple[dict, list[Problem]]:
+    default = common[key].default if not common[key].is_required() else None
+    name = section.get(key, default)
+    if name not in registry:
+        text = f"unknown {registry.kind} '{name}'{did_you_mean(str(name), registry)}; there are {', '.join(sorted(registry))}"
+        return dict(section), [(f"{path}.{key}", text)] if name is not None else []
+    schema = _options_model(registry, name)
+    given = {option: value for option, value in section.items() if option not in common}
+    known = [*common, *schema.model_fields]
+    try:
+        options = schema.model_validate(given).model_dump(mode="json")
+    except ValidationError as error:
+        return dict(section), [(f"{path}.{where}", text) for where, text in _problems(error, given, known)]
+    return dict(section) | options, []
+
+
+def _options_model(registry: Registry, name: str) -> type[BaseModel]:
+    factory = registry[name]
+    hints = typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+    fields = {
+        option: (hints.get(option, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for option, parameter in registry.options(name).items()
+        if option not in SET_BY_DATA
+    }
+    return create_model("Options", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False), **fields)
+
+
+# ---- pydantic's errors in our words ---------------------------------------------------------------------------------
+
+
+def _problems(error: ValidationError, raw: Any, known: Iterable[str] | None = None) -> Iterable[Problem]:
+    """One problem a path; alternatives of a union are joined."""
+    grouped: dict[str, list[str]] = {}
+    for item in error.errors():
+        parts = _real_path(item["loc"], raw)
+        texts = grouped.setdefault(_dotted(parts), [])
+        text = _in_words(item, parts, known)
+        if text not in texts:
+            texts.append(text)
+    for path, texts in grouped.items():
+        yield path or "(top level)", "; or ".join(texts)
+
+
+def _in_words(item: Mapping[str, Any], parts: Sequence[str | int], known: Iterable[str] | None) -> str:
+    if item["type"] == "extra_forbidden":
+        return f"unknown key{did_you_mean(str(parts[-1]), known if known is not None else _fields_at(parts[:-1]))}"
+    if item["type"] == "missing":
+        return "is missing"
+    text = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    return f"{text} (got {item['input']!r})" if not isinstance(item["input"], Mapping | list) else text
+
+
+def _real_path(location: Sequence[str | int], raw: Any) -> list[str | int]:
+    """The parts of pydantic's location that are keys of the recipe; names of union members are left out."""
+    parts, node = [], raw
+    for number, part in enumerate(location):
+        last = number == len(location) - 1
+        if isinstance(node, Mapping) and (part in node or (last and isinstance(part, str) and not part[:1].isupper() and part in _fields_at(parts))):
+            node = node.get(part)
+            parts.append(part)
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+            parts.append(part)
+    return parts
+
+
+def _dotted(parts: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+
+
+def _fields_at(parts: Sequence[str | int]) -> list[str]:
+    """Field names of the settings at a path of the recipe."""
+    models: list[Any] = [Recipe]
+    for part in parts:
+        if isinstance(part, int):
+            continue
+        models = [inner for model in models if part in model.model_fields for inner in _models_in(model.model_fields[part].annotation)]
+    return [field for model in models for field in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]

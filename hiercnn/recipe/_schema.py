@@ -1,0 +1,120 @@
+"""The typed, closed form of a recipe."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from hiercnn.data import DataSettings
+from hiercnn.settings import Settings
+from hiercnn.train import RunSettings, Weight
+
+
+class CutSettings(Settings):
+    """`{depth: 1}` or `{groups: 20}`."""
+
+    depth: Annotated[int, Field(ge=0)] | None = None
+    groups: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self):
+        if (self.depth is None) == (self.groups is None):
+            raise ValueError("give either depth or groups")
+        return self
+
+    def plain(self) -> dict[str, int]:
+        return self.model_dump(exclude_none=True)
+
+
+CutChoice = Annotated[int, Field(ge=1)] | Literal["leaf"] | CutSettings
+
+
+class HierarchySettings(Settings):
+    """Attributes:
+    builtin, file, nested, wordnet, folders: Where the tree comes from; exactly one. A shipped name, a JSON/YAML/CSV file, the tree
+        itself, a list of wnids or lemmas, or a folder of nested class folders.
+    columns: Columns of a CSV file, coarse → fine.
+    parent_rule: `longest` or `shortest`, for classes with several parents (`longest` by default for wordnet).
+    prune: Whether classes without data are left out of the tree rather than refused.
+    collapse: Whether inner nodes with a single child are removed.
+    cuts: The cuts whose accuracy is reported, coarse first; default: every depth, at most three.
+    """
+
+    builtin: str | None = None
+    file: str | None = None
+    nested: dict[str, Any] | None = None
+    wordnet: list[str] | None = None
+    folders: str | None = None
+    columns: list[str] | None = None
+    parent_rule: Literal["longest", "shortest"] | None = None
+    prune: bool = False
+    collapse: bool = False
+    cuts: list[CutChoice] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        given = [key for key in ("builtin", "file", "nested", "wordnet", "folders") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of builtin, file, nested, wordnet, folders (got {', '.join(given) or 'none'})")
+        return self
+
+
+class HeadSettings(Settings):
+    """Attributes:
+    stage: Index of the backbone's stage, or early, middle, late.
+    cut: Number of groups, {depth: d}, {groups: k}, or `leaf` (deep supervision).
+    random: Predict a random partition with the cut's group sizes instead: true draws it from the run's seed, a number from that.
+    weight: Weight of its loss: a number, {linear: {start, end, epochs}} or {steps: {epoch: value}}.
+    type: A registered head; its own options (pool: `conv_blocks`) stand beside these.
+    stop_gradient: Whether it leaves the backbone alone.
+    name: Default: stage<i>_<groups>.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    stage: int | str
+    cut: CutChoice
+    random: bool | int = False
+    weight: Weight = 1.0
+    type: str = "pool"
+    stop_gradient: bool = False
+    name: Annotated[str, Field(pattern=r"^\w+$")] | None = None
+
+
+class ModelSettings(Settings):
+    """Attributes:
+    backbone: Any timm model, ours included.
+    stem: `small` for timm's ResNets on images of 32–64 px.
+    options: Further arguments of timm.create_model.
+    heads: Hypernym heads; none is the flat model.
+    """
+
+    backbone: str
+    stem: Literal["default", "small"] = "default"
+    options: dict[str, Any] = {}
+    heads: list[HeadSettings] = []
+
+
+class LossSettings(Settings):
+    """Attributes:
+    name: A registered loss of the leaf logits; its own options stand beside these.
+    weight: Its weight, constant or scheduled; must not end at zero.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "cross_entropy"
+    weight: Weight = 1.0
+
+
+class Recipe(RunSettings):
+    """A run, completely described: `RunSettings` plus data, hierarchy, model, loss and modules to import."""
+
+    data: DataSettings
+    hierarchy: HierarchySettings | None = None
+    model: ModelSettings
+    loss: LossSettings = LossSettings()
+    imports: list[str] = []
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, complete, ready for YAML."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,37 @@
+"""One loop, two tasks, and the run folder they write."""
+
+from hiercnn.train._checkpoint import load_weights, save_weights
+from hiercnn.train._display import QuietDisplay, make_display
+from hiercnn.train._environment import PACKAGES, device_name, git_commit, pick_device, pick_precision, version
+from hiercnn.train._evaluate import evaluate
+from hiercnn.train._optim import make_optimizer, make_scheduler
+from hiercnn.train._run import RunFolder, atomic_file
+from hiercnn.train._settings import Linear, RunSettings, Steps, Weight, weight_at
+from hiercnn.train._task import FlatTask, HierarchicalTask
+from hiercnn.train._trainer import Trainer
+
+__all__ = [
+    "PACKAGES",
+    "FlatTask",
+    "HierarchicalTask",
+    "Linear",
+    "QuietDisplay",
+    "RunFolder",
+    "RunSettings",
+    "Steps",
+    "Trainer",
+    "Weight",
+    "atomic_file",
+    "device_name",
+    "evaluate",
+    "git_commit",
+    "load_weights",
+    "make_display",
+    "make_optimizer",
+    "make_scheduler",
+    "pick_device",
+    "pick_precision",
+    "save_weights",
+    "version",
+    "weight_at",
+]

@@ -1,0 +1,161 @@
+"""The run folder: the contract between training and everything after. Nothing reads a live trainer."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from hiercnn.errors import CheckpointError
+from hiercnn.hierarchy import Cut, Hierarchy, read_cuts, read_hierarchy, save_hierarchy
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Attributes:
+        path: The folder, which holds recipe.yaml, environment.json, hierarchy.json, metrics.jsonl, checkpoints/, predictions/.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def hierarchy_file(self) -> Path:
+        return self.path / "hierarchy.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.recipe_file.exists()
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    def create(self, recipe_text: str, environment: Mapping[str, object], hierarchy: Hierarchy, cuts: list[Cut]) -> None:
+        """Write what is known before step 0; recipe.yaml comes last, as the sign that the run exists."""
+        for folder in (self.checkpoints, self.predictions):
+            folder.mkdir(parents=True, exist_ok=True)
+        save_hierarchy(hierarchy, self.hierarchy_file, cuts)
+        (self.path / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+        self.metrics_file.write_text("")
+        with atomic_file(self.recipe_file) as scratch:
+            scratch.write_text(recipe_text, encoding="utf-8")
+
+    def log(self, event: Mapping[str, object]) -> None:
+        """Append one event to metrics.jsonl and push it to the disk."""
+        try:
+            with open(self.metrics_file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.metrics_file}: {error.strerror}; the last checkpoint is intact, free space and --resume") from None
+
+    def keep_events(self, count: int) -> None:
+        """Cut metrics.jsonl back to its first `count` events: those that a checkpoint knows of."""
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        if len(lines) < count:
+            raise CheckpointError(f"{self.metrics_file} has {len(lines)} events, the checkpoint knows {count}; the run folder was changed")
+        with atomic_file(self.metrics_file) as scratch:
+            scratch.write_text("".join(lines[:count]), encoding="utf-8")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one process. The lock goes with the process, however it ends."""
+        import fcntl
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = open(self.path / "lock", "a+", encoding="utf-8")  # noqa: SIM115  held open as long as the lock
+        except OSError as error:
+            raise CheckpointError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another with --run-dir") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                raise CheckpointError(f"run folder {self.path} is in use by process {handle.read().strip() or '?'}; choose another --run-dir") from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> list[dict]:
+        """All events of metrics.jsonl; a half-written last line is left out."""
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise CheckpointError(f"no run in {self.path}: cannot read metrics.jsonl ({error.strerror})") from None
+        events = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                events.append(json.loads(line))
+            except json.JSONDecodeError:
+                if number < len(lines):
+                    raise CheckpointError(f"{self.metrics_file} line {number} is damaged") from None
+        return events
+
+    @property
+    def metrics(self) -> list[dict]:
+        """The epoch events: one dict an evaluated epoch."""
+        return [event for event in self.events if event["event"] == "epoch"]
+
+    @property
+    def end(self) -> dict | None:
+        """The closing event of a finished run, or None."""
+        return next((event for event in self.events if event["event"] == "end"), None)
+
+    @property
+    def finished(self) -> bool:
+        return self.exists() and self.end is not None
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        return read_hierarchy(self.hierarchy_file)
+
+    @cached_property
+    def cuts(self) -> list[Cut]:
+        return read_cuts(self.hierarchy_file, self.hierarchy)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a scratch path to write; on success it is fsynced and takes the place of `path`, on failure `path` stays as it was.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; says that the old file is intact.
+    """
+    from safetensors import SafetensorError
+
+    scratch = path.with_name(path.name + ".tmp")
+    try:
+        yield scratch
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        scratch.unlink(missing_ok=True)
+        kept = "; the file of before is intact" if path.exists() else ""
+        raise CheckpointError(f"cannot write {path}: {error}{kept}. Free space or mend permissions, then go on with --resume") from error

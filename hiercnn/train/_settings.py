@@ -1,0 +1,145 @@
+"""The sections of a recipe that training reads."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hiercnn.settings import Settings
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class OptimSettings(Settings):
+    """Attributes:
+    name: An optimiser of timm (`sgd` is Nesterov's; `momentum`, `adamw`, …).
+    lr, momentum, weight_decay: As timm uses them; biases and norms are not decayed.
+    clip_norm: Largest gradient norm, or None.
+    options: Further arguments of the optimiser.
+    """
+
+    name: str = "sgd"
+    lr: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 5e-4
+    clip_norm: Positive | None = None
+    options: dict[str, Any] = {}
+
+
+class ScheduleSettings(Settings):
+    """Attributes:
+    name: `constant`, or a schedule of timm (`cosine`, `step`, `multistep`, `poly`, `tanh`).
+    warmup_epochs: Epochs of linear warm-up from `warmup_lr`, inside `epochs`.
+    min_lr: Where decaying schedules end.
+    options: Further arguments of timm's create_scheduler_v2, such as `decay_milestones` or `decay_rate`.
+    """
+
+    name: Literal["constant", "cosine", "step", "multistep", "poly", "tanh"] = "cosine"
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    warmup_lr: NotNegative = 1e-4
+    min_lr: NotNegative = 0.0
+    options: dict[str, Any] = {}
+
+
+class TrainSettings(Settings):
+    """Attributes:
+    device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`.
+    precision: `bfloat16` autocast, `float32`, or `auto`: bfloat16 where the device has instructions for it.
+    channels_last: Memory layout of images and weights.
+    accumulate: Batches whose gradients are averaged into one optimiser step.
+    compile: Whether to run the model through torch.compile.
+    ema: Decay of the moving average of the weights that is evaluated; None evaluates the weights themselves.
+    """
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    channels_last: bool = True
+    accumulate: Count = 1
+    compile: bool = False
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class EvalSettings(Settings):
+    """Attributes:
+    every: Epochs between evaluations; the last epoch is always evaluated.
+    train_subset: Training images of a fixed, unaugmented subset for the train–val gap.
+    test: Whether to read the test split once, after the last epoch.
+    test_weights: Weights of the test: `last`, or `best` by val.
+    predictions: Whether to write the `predictions/` folder.
+    """
+
+    every: Count = 1
+    train_subset: Count = 1000
+    test: bool = True
+    test_weights: Literal["last", "best"] = "last"
+    predictions: bool = True
+
+
+class CheckpointSettings(Settings):
+    """Attributes:
+    keep: `last+best`, or `log`: also the weights at log-spaced steps of the first two epochs and after each epoch.
+    """
+
+    keep: Literal["last+best", "log"] = "last+best"
+
+
+class LoggingSettings(Settings):
+    """Attributes:
+    display: `live` table, `plain` lines, `quiet`, or `auto`: live on a terminal, else plain.
+    """
+
+    display: Literal["auto", "live", "plain", "quiet"] = "auto"
+
+
+class LinearRange(Settings):
+    """From `start` to `end`, evenly over epochs 0..`epochs`, then constant."""
+
+    start: NotNegative
+    end: NotNegative
+    epochs: Count
+
+
+class Linear(Settings):
+    """`{linear: {start: 1, end: 0, epochs: 10}}`"""
+
+    linear: LinearRange
+
+
+class Steps(Settings):
+    """`{steps: {0: 0.98, 9: 0.1, 29: 0}}`: the value from that epoch (0-based) on."""
+
+    steps: dict[Annotated[int, Field(ge=0)], NotNegative]
+
+    @model_validator(mode="after")
+    def _starts_at_zero(self):
+        if 0 not in self.steps:
+            raise ValueError("needs a value from epoch 0 on")
+        return self
+
+
+Weight = NotNegative | Linear | Steps
+
+
+def weight_at(weight: float | Linear | Steps, epoch: int) -> float:
+    """Value of a loss weight in a 0-based epoch."""
+    if isinstance(weight, Linear):
+        line = weight.linear
+        return line.start + (line.end - line.start) * min(epoch / line.epochs, 1.0)
+    if isinstance(weight, Steps):
+        return weight.steps[max(start for start in weight.steps if start <= epoch)]
+    return float(weight)
+
+
+class RunSettings(Settings):
+    """Everything the training loop reads; a recipe is this plus data, hierarchy, model and loss."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[\w.+-]+$")] = "run"
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Count = 10
+    optim: OptimSettings = OptimSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    train: TrainSettings = TrainSettings()
+    eval: EvalSettings = EvalSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    logging: LoggingSettings = LoggingSettings()

@@ -1,0 +1,366 @@
+"""The training loop: one for flat and hierarchical runs."""
+
+import contextlib
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hiercnn.data import Batch, Data, DataSettings, keyed_seed, make_loader
+from hiercnn.errors import DataError, Interrupted, TrainingError, shorten
+from hiercnn.hierarchy import Cut
+from hiercnn.models import HierarchicalModel
+from hiercnn.train._checkpoint import load_state, load_training_state, load_weights, save_state, save_weights
+from hiercnn.train._display import QuietDisplay, make_display
+from hiercnn.train._environment import describe_environment, pick_device, pick_precision
+from hiercnn.train._evaluate import PredictionLog, evaluate
+from hiercnn.train._optim import make_optimizer, make_scheduler
+from hiercnn.train._run import RunFolder
+from hiercnn.train._settings import RunSettings
+from hiercnn.train._signals import StopRequest, stop_on_signals
+from hiercnn.train._task import FlatTask
+
+
+@dataclass
+class Progress:
+    """Where a run stands: plain values, saved with every checkpoint."""
+
+    epoch: int = 0  # epochs done
+    batch: int = 0  # batches done of the next one
+    update: int = 0  # optimiser steps done
+    images: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    events: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)  # of the loss terms of this epoch
+
+
+class Trainer:
+    """Trains one model on one split of the data into one run folder.
+
+    Args:
+        model: Gives an `Output`.
+        task: What is minimised.
+        data: The prepared splits.
+        cuts: The cuts whose accuracy is reported, coarse first.
+        settings, data_settings: The recipe's sections.
+        run: Where everything is written.
+        recipe_text: The resolved recipe, as YAML.
+        display: Who shows the progress; default: what `settings.logging` says.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: HierarchicalModel,
+        task: FlatTask,
+        data: Data,
+        cuts: Sequence[Cut],
+        settings: RunSettings,
+        data_settings: DataSettings,
+        run: RunFolder,
+        recipe_text: str,
+        display: QuietDisplay | None = None,
+    ):
+        _check_model(model, data)
+        self.settings, self.run, self.data, self.cuts = settings, run, data, list(cuts)
+        self.recipe_text = recipe_text
+        self.display = display or make_display(settings.logging.display)
+        self.device = pick_device(settings.train.device)
+        self.precision = pick_precision(settings.train.precision, self.device)
+        layout = torch.channels_last if settings.train.channels_last else torch.contiguous_format
+        self.model = model.to(self.device, memory_format=layout)
+        self.network = torch.compile(self.model) if settings.train.compile else self.model
+        self.task = task.to(self.device)
+        self._make_loaders(data_settings)
+        self.updates_per_epoch = -(-len(self.train_loader) // settings.train.accumulate)
+        self.optimizer = make_optimizer(self.model, settings.optim)
+        self.scheduler = make_scheduler(self.optimizer, settings.schedule, settings.epochs, self.updates_per_epoch)
+        self.ema = self._make_ema()
+        self.progress = Progress()
+        self._unchecked: list[tuple[int, Batch, Tensor, dict[str, Tensor]]] = []
+
+    # ---- the road --------------------------------------------------------------------------------------------------
+
+    def fit(self, *, resume: bool = False) -> None:
+        """Train to the end, from the start or from the last checkpoint.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the state is saved.
+            TrainingError: The loss is not finite.
+            CheckpointError: The run folder cannot be used or written.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with self.run.lock(), torch.random.fork_rng(devices=devices), stop_on_signals() as stop:
+            self._start(resume)
+            try:
+                while self.progress.epoch < self.settings.epochs:
+                    self._train_epoch(stop)
+                    self._finish_epoch()
+                    self._obey(stop)
+                self._finish_run()
+            finally:
+                self.display.end()
+
+    def _start(self, resume: bool) -> None:
+        state_file = self.run.checkpoints / "state.pt"
+        if resume and state_file.exists():
+            self._restore(load_training_state(state_file, self.data.hierarchy))
+            self.run.keep_events(self.progress.events)
+        else:
+            environment = describe_environment(self.device, self.precision, self.settings.seed)
+            self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)
+            self._log({"event": "start", "epochs": self.settings.epochs, "steps_per_epoch": self.updates_per_epoch, **self._sizes()})
+        columns = ["epoch", "lr", "loss", *(f"val {name}" for name in self._levels()), "gap", "images/s", "seconds"]
+        self.display.begin(self.settings.name, columns, self.settings.epochs, len(self.train_loader), self.progress.epoch)
+        if self.data.unreadable and not self.progress.events > 1:
+            self.display.note(f"left out {len(self.data.unreadable)} unreadable images: {shorten(self.data.unreadable)}")
+
+    def _train_epoch(self, stop: StopRequest) -> None:
+        progress, accumulate = self.progress, self.settings.train.accumulate
+        if progress.batch == 0:
+            progress.sums = {}
+            torch.manual_seed(keyed_seed(self.settings.seed, progress.epoch, 4))
+            if progress.epoch == 0:
+                self._keep_log_spaced()
+        self.network.train()
+        batches = len(self.train_loader)
+        began = time.perf_counter()
+        for batch in self.train_loader.epoch(progress.epoch, progress.batch):
+            first = progress.batch - progress.batch % accumulate
+            self._backward(batch, share=1 / min(accumulate, batches - first))
+            progress.batch += 1
+            progress.images += len(batch.labels)
+            if progress.batch % accumulate and progress.batch < batches:
+                continue
+            self._update()
+            if stop.signal is not None and progress.batch < batches:
+                break
+        self._check_losses()
+        progress.train_seconds += time.perf_counter() - began
+        if progress.batch < batches and stop.signal is not None:
+            self._obey(stop)
+
+    def _backward(self, batch: Batch, share: float) -> None:
+        with self._autocast():
+            output = self.network(batch.images)
+        loss, terms = self.task(output, batch.labels, self.progress.epoch)
+        self._unchecked.append((self.progress.batch, batch, loss.detach(), {name: term.detach() for name, term in terms.items()}))
+        if self.device.type == "cpu" or len(self._unchecked) == 20:  # on a GPU each look at a value waits for it
+            self._check_losses()
+        (loss * share).backward()
+
+    def _update(self) -> None:
+        progress, clip = self.progress, self.settings.optim.clip_norm
+        self.scheduler.step_update(progress.update)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        progress.update += 1
+        if self.ema is not None:
+            self.ema.update(self.model, step=progress.update)
+        if progress.epoch < 2:
+            self._keep_log_spaced()
+
+    def _finish_epoch(self) -> None:
+        progress, settings = self.progress, self.settings
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        last = progress.epoch == settings.epochs
+        if progress.epoch % settings.eval.every == 0 or last:
+            self._evaluate_epoch(last)
+        self._save()
+
+    def _evaluate_epoch(self, last: bool) -> None:
+        progress, began = self.progress, time.perf_counter()
+        predictions = PredictionLog(self.cuts, full=last) if self.settings.eval.predictions else None
+        val = self._evaluate(self.val_loader, predictions)
+        subset = self._evaluate(self.subset_loader)
+        if predictions is not None:
+            name = "val.npz" if last else f"val-epoch-{progress.epoch:04d}.npz"
+            predictions.save(self.run.predictions / name, self.data.val.ids)
+        progress.eval_seconds += time.perf_counter() - began
+        if val["accuracy"]["leaf"] > progress.best:
+            progress.best, progress.best_epoch = val["accuracy"]["leaf"], progress.epoch
+            self._save_weights("best")
+        batches = len(self.train_loader)
+        event = {
+            "event": "epoch",
+            "epoch": progress.epoch,
+            "step": progress.update,
+            "images": progress.images,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train": {name: total / batches for name, total in progress.sums.items()},
+            "weights": self.task.weights(progress.epoch - 1),
+            "val": val,
+            "train_subset": subset,
+            "seconds": {"train": round(progress.train_seconds, 3), "eval": round(progress.eval_seconds, 3)},
+        }
+        self._log(event)
+        self.display.epoch(self._row(event))
+
+    def _finish_run(self) -> None:
+        settings, progress = self.settings, self.progress
+        end = {"event": "end", "epochs": progress.epoch, "steps": progress.update, "images": progress.images}
+        end |= {"val": self.run.metrics[-1]["val"], "best_epoch": progress.best_epoch, "best_val": progress.best}
+        if settings.eval.test and self.data.test is not None:
+            if settings.eval.test_weights == "best":
+                load_weights(self.run.checkpoints / "best.safetensors", self._evaluated(), self.data.hierarchy)
+            predictions = PredictionLog(self.cuts, full=True) if settings.eval.predictions else None
+            began = time.perf_counter()
+            end["test"] = self._evaluate(self._loader(self.data.test), predictions)
+            progress.eval_seconds += time.perf_counter() - began
+            if predictions is not None:
+                predictions.save(self.run.predictions / "test.npz", self.data.test.ids)
+        end["seconds"] = {"train": round(progress.train_seconds, 3), "eval": round(progress.eval_seconds, 3)}
+        self._log(end | {"peak_memory_mib": self._peak_memory()})
+
+    # ---- parts -----------------------------------------------------------------------------------------------------
+
+    def _make_loaders(self, data_settings: DataSettings) -> None:
+        self._loader_options = {
+            "settings": data_settings,
+            "channels": self.data.channels,
+            "device": self.device,
+            "channels_last": self.settings.train.channels_last,
+        }
+        self.train_loader = make_loader(self.data.train, train=True, seed=self.settings.seed, **self._loader_options)
+        self.val_loader = self._loader(self.data.val)
+        leaves = np.flatnonzero(self.data.train.labels < self.data.hierarchy.num_classes)
+        chosen = np.random.default_rng([self.settings.seed, 2]).permutation(leaves)[: self.settings.eval.train_subset]
+        self.subset_loader = self._loader(self.data.train.subset(np.sort(chosen)))
+
+    def _loader(self, split):
+        return make_loader(split, train=False, **self._loader_options)
+
+    def _make_ema(self):
+        if self.settings.train.ema is None:
+            return None
+        from timm.utils import ModelEmaV3
+
+        return ModelEmaV3(self.model, decay=self.settings.train.ema, use_warmup=True)
+
+    def _evaluated(self) -> nn.Module:
+        """The model whose weights are evaluated and kept."""
+        return self.model if self.ema is None else self.ema.module
+
+    def _evaluate(self, loader, collect=None) -> dict[str, object]:
+        model = self.network if self.ema is None else self.ema.module
+        classes = self.data.hierarchy.num_classes
+        return evaluate(model, loader, self.cuts, classes, heads=self.model.cuts, autocast=self._autocast, collect=collect)
+
+    def _autocast(self):
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _check_losses(self) -> None:
+        """Add up the losses not yet looked at; raise TrainingError at the first that is not finite."""
+        sums, done = self.progress.sums, self.progress.batch
+        for number, batch, loss, terms in self._unchecked:
+            value = loss.item()
+            if not np.isfinite(value):
+                self._unchecked.clear()
+                self._fail(number, value, batch)
+            for name, term in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, 0.0) + term.item()
+            self.display.step(done, value)
+        self._unchecked.clear()
+
+    def _fail(self, number: int, value: float, batch: Batch) -> None:
+        kept = self.run.checkpoints / "state.pt"
+        good = f"last good checkpoint: {kept}, after epoch {self.progress.epoch}" if kept.exists() else "no checkpoint was saved yet"
+        step = self.progress.epoch * len(self.train_loader) + number
+        raise TrainingError(
+            f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1}); {good}.\n"
+            f"Its images: {shorten(self.train_loader.ids(batch.indices), limit=16)}.\n"
+            "Try a lower optim.lr, optim.clip_norm=1, or train.precision=float32, in a new --run-dir."
+        )
+
+    def _obey(self, stop: StopRequest) -> None:
+        """Save and leave if somebody asked for it."""
+        if stop.signal is None or (self.progress.epoch == self.settings.epochs and not self.progress.batch):
+            return
+        self._save()
+        done = f"epoch {self.progress.epoch + 1}, after {self.progress.batch} of {len(self.train_loader)} batches"
+        raise Interrupted(f"stopped in {done}; everything is saved in {self.run.path}. Go on with the same command and --resume", stop.signal)
+
+    def _log(self, event: dict[str, object]) -> None:
+        self.run.log(event)
+        self.progress.events += 1
+
+    def _save(self) -> None:
+        self._save_weights("last")
+        if self.settings.checkpoints.keep == "log" and self.progress.batch == 0:
+            self._save_weights(f"step-{self.progress.update:08d}")
+        hierarchy = self.data.hierarchy
+        state = {
+            "progress": vars(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "rng": torch.get_rng_state(),
+            "classes": list(hierarchy.classes),
+            "hierarchy": hierarchy.digest,
+        }
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        save_state(self.run.checkpoints / "state.pt", state)
+
+    def _restore(self, state: dict) -> None:
+        source = self.run.checkpoints / "state.pt"
+        load_state(source, self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            load_state(source, self.ema.module, state["ema"])
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+    def _save_weights(self, name: str) -> None:
+        facts = {"epoch": self.progress.epoch, "step": self.progress.update}
+        save_weights(self.run.checkpoints / f"{name}.safetensors", self._evaluated(), self.data.hierarchy, **facts)
+
+    def _keep_log_spaced(self) -> None:
+        """With `keep: log`, keep the weights at updates 0, 1, 2, 4, 8, … of the first two epochs."""
+        update = self.progress.update
+        if self.settings.checkpoints.keep == "log" and (update & (update - 1)) == 0:
+            self._save_weights(f"step-{update:08d}")
+
+    def _sizes(self) -> dict[str, object]:
+        splits = {name: len(s) for name in ("train", "val", "test") if (s := getattr(self.data, name)) is not None}
+        return {
+            "sizes": splits,
+            "classes": self.data.hierarchy.num_classes,
+            "channels": self.data.channels,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+
+    def _peak_memory(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) // 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    def _levels(self) -> list[str]:
+        return [cut.name for cut in self.cuts if cut.name != "leaf"] + ["leaf"]
+
+    def _row(self, event: dict) -> list[str]:
+        accuracy, seconds = event["val"]["accuracy"], event["seconds"]
+        gap = event["train_subset"]["accuracy"]["leaf"] - accuracy["leaf"]
+        speed = f"{event['images'] / max(seconds['train'], 1e-9):,.0f}"
+        levels = [f"{100 * accuracy[name]:.1f}" for name in self._levels()]
+        total = f"{seconds['train'] + seconds['eval']:.0f}"
+        return [str(event["epoch"]), f"{event['lr']:.4g}", f"{event['train']['loss']:.3f}", *levels, f"{100 * gap:+.1f}", speed, total]
+
+
+def _check_model(model: HierarchicalModel, data: Data) -> None:
+    if model.classes != data.hierarchy.classes:
+        wrong = next((f"'{a}' and '{b}'" for a, b in zip(model.classes, data.hierarchy.classes, strict=False) if a != b), "their number")
+        raise DataError(f"model and data number the classes differently, first at {wrong}; build the model with data.hierarchy")

@@ -1,0 +1,26 @@
+"""Fixtures for all tests. A test that needs one skips without it and says what it waits for."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder `shared` beside the repository: data sets in `data`, WordNet in `nltk_data` (what NLTK_DATA should say)."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the data sets in ../shared, beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wordnet(shared) -> None:
+    """WordNet from `shared`, for this process."""
+    import nltk
+
+    nltk.data.path.insert(0, str(shared / "nltk_data"))
