@@ -2,12 +2,24 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from hiercnn.settings import Settings
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _val(value: object) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "given" and not (number and (0 < value < 1 or (isinstance(value, int) and value >= 1))):
+        raise ValueError("should be a share between 0 and 1, a whole number of images of each class, or given")
+    return value
+
+
+def _area(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1] <= 1:
+        raise ValueError("should be the least and the most share of the area, 0 < least <= most <= 1")
+    return value
 
 
 class Augment(Settings):
@@ -24,7 +36,7 @@ class Augment(Settings):
 
     crop: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
-    resized_crop: tuple[Share | Literal[1], Share | Annotated[float, Field(ge=1, le=1)]] | None = None
+    resized_crop: Annotated[tuple[float, float], AfterValidator(_area)] | None = None
     transforms: list[dict[str, Any]] = []
 
     @property
@@ -52,7 +64,7 @@ class DataSettings(Settings):
     name: str
     image_size: Count | None = None
     per_class: Count | None = None
-    val: Count | Share | Literal["given"] = 0.1
+    val: Annotated[int | float | str, BeforeValidator(_val)] = 0.1
     seed: int | None = None
     batch_size: Count = 128
     eval_batch_size: Count = 500

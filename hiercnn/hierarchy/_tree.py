@@ -171,7 +171,7 @@ class Hierarchy:
 
     def lca(self, a: np.ndarray | int, b: np.ndarray | int) -> np.ndarray:
         """Lowest common ancestor of nodes, element by element with broadcasting, int64."""
-        a, b = np.broadcast_arrays(*(_indices(x, self.num_nodes, "node") for x in (a, b)))
+        a, b = (np.array(x) for x in np.broadcast_arrays(*(_indices(x, self.num_nodes, "node") for x in (a, b))))
         while (differs := a != b).any():
             higher = np.maximum(a, b)  # depth-first numbers: the larger of two is no ancestor of the smaller
             a, b = np.where(differs, self.parents[higher], a), np.minimum(a, b)
@@ -247,7 +247,7 @@ class Hierarchy:
         Raises:
             HierarchyError: `cut` is of another number of classes.
         """
-        shuffled = np.random.default_rng(seed).permutation(self.num_classes)
+        shuffled = np.random.default_rng(seed).permutation(len(cut.groups))
         return self.partition(cut.groups[shuffled], [f"random {k}" for k in range(len(cut))], name=f"random {cut.name}")
 
     def partition(self, groups: Sequence[int] | np.ndarray, names: Sequence[str], *, name: str) -> Cut:
@@ -406,7 +406,7 @@ def _checked_names(names: Sequence[str], parents: Sequence[int], titles: Sequenc
     if twice:
         raise HierarchyError(f"names must be unique in the tree; used twice: {shorten(twice)}")
     try:
-        "".join(names).encode()
+        "".join([*names, *map(str, titles or ())]).encode()
     except UnicodeEncodeError as error:
         around = error.object[max(0, error.start - 10) : error.end + 10]
         raise HierarchyError(f"a name cannot be written as UTF-8, near {around!a}; rename that class or folder") from None

@@ -90,13 +90,13 @@ def _wnid(synset) -> str:
 
 def _closure(synsets) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Every (hypernym, hyponym) edge above the synsets, and a title for every node."""
-    edges, titles, waiting = [], {}, list(synsets)
+    edges, titles, waiting = [], {}, list(reversed(synsets))
     while waiting:
         synset = waiting.pop()
         if (wnid := _wnid(synset)) in titles:
             continue
         titles[wnid] = synset.lemma_names()[0].replace("_", " ")
-        above = synset.hypernyms() + synset.instance_hypernyms()
+        above = sorted(synset.hypernyms() + synset.instance_hypernyms(), key=_wnid)  # nltk keeps them in a set: no order
         edges.extend((_wnid(parent), wnid) for parent in above)
         waiting.extend(above)
     return edges, titles

@@ -1,6 +1,6 @@
 """YAML → typed, closed Recipe → objects: the only place that knows every factory."""
 
-from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, check, report_cuts
+from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._fit import Run, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
@@ -14,7 +14,6 @@ __all__ = [
     "build_recipe_model",
     "build_source",
     "build_task",
-    "check",
     "find_recipe",
     "fit",
     "load_recipe",

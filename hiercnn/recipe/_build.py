@@ -3,13 +3,12 @@
 from torch import nn
 
 from hiercnn.data import Data, Source, data_sets, prepare
-from hiercnn.errors import HierCNNError, RecipeError
+from hiercnn.errors import RecipeError
 from hiercnn.hierarchy import Cut, Hierarchy, builtin, from_folders, from_nested, from_wordnet, read_hierarchy
 from hiercnn.losses import losses
-from hiercnn.models import HeadSpec, HierarchicalModel, build_model, create_backbone, heads, stage_index, stages
-from hiercnn.recipe._load import Problem, report
+from hiercnn.models import HeadSpec, HierarchicalModel, build_model, heads
 from hiercnn.recipe._schema import CutSettings, HeadSettings, HierarchySettings, Recipe
-from hiercnn.train import FlatTask, HierarchicalTask, weight_at
+from hiercnn.train import FlatTask, HierarchicalTask
 
 PYTHON = "python"  # data set or backbone that came as an object, not by name
 
@@ -77,59 +76,16 @@ def build_task(recipe: Recipe, data: Data, model: HierarchicalModel) -> FlatTask
     return HierarchicalTask(loss, recipe.loss.weight, heads=heads)
 
 
-def check(recipe: Recipe, where: str = "the recipe") -> Hierarchy | None:
-    """Everything that can be checked without data: the tree, its cuts, the backbone, stages and weights.
-
-    Returns:
-        The tree, if the recipe names one.
-
-    Raises:
-        RecipeError: All problems together.
-    """
-    problems: list[Problem] = []
-    tree = _attempt(problems, "hierarchy", build_hierarchy, recipe.hierarchy)
-    if tree is not None:
-        _attempt(problems, "hierarchy.cuts", report_cuts, recipe, tree)
-    if recipe.model.backbone != PYTHON:
-        _check_model(recipe, tree, problems)
-    if weight_at(recipe.loss.weight, recipe.epochs) == 0:
-        problems.append(("loss.weight", "ends at 0; the last phase must train the leaf"))
-    report(where, problems)
-    return tree
-
-
-def _check_model(recipe: Recipe, tree: Hierarchy | None, problems: list[Problem]) -> None:
-    model = recipe.model
-    trunk = _attempt(problems, "model.backbone", create_backbone, model.backbone, 2, stem=model.stem, options=model.options)
-    for number, head in enumerate(model.heads):
-        path = f"model.heads[{number}]"
-        if trunk is not None:
-            _attempt(problems, f"{path}.stage", lambda head=head: stage_index(head.stage, len(stages(trunk, model.backbone)), model.backbone))
-        if tree is None and head.cut != "leaf":
-            problems.append((f"{path}.cut", "needs a hierarchy: section to cut"))
-        elif tree is not None:
-            cut = _attempt(problems, f"{path}.cut", _cut, head, tree)
-            if cut is not None and len(cut) < 2:
-                problems.append((f"{path}.cut", "has one group, so the head would have nothing to learn; cut lower"))
-
-
-def _attempt(problems: list[Problem], path: str, function, *arguments, **options):
-    try:
-        return function(*arguments, **options)
-    except HierCNNError as error:
-        problems.append((path, str(error)))
-        return None
-
-
 def _head_spec(head: HeadSettings, hierarchy: Hierarchy, seed: int) -> HeadSpec:
-    cut = _cut(head, hierarchy)
+    cut = head_cut(head, hierarchy)
     if head.random is not False:
         cut = hierarchy.random_like(cut, seed if head.random is True else head.random)
     options = {name: (head.model_extra or {})[name] for name in heads.options(head.type) if name in (head.model_extra or {})}
     return HeadSpec(head.stage, cut, kind=head.type, options=options, stop_gradient=head.stop_gradient, name=head.name)
 
 
-def _cut(head: HeadSettings, hierarchy: Hierarchy) -> Cut:
+def head_cut(head: HeadSettings, hierarchy: Hierarchy) -> Cut:
+    """The cut a head asks for, before any shuffling."""
     return hierarchy.cuts([_plain(head.cut)])[0]
 
 

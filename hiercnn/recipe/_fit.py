@@ -11,8 +11,8 @@ from hiercnn.data import data_sets, from_datasets
 from hiercnn.errors import CheckpointError, RecipeError, shorten
 from hiercnn.hierarchy import Hierarchy, to_nested
 from hiercnn.models import HierarchicalModel
-from hiercnn.recipe._build import PYTHON, build_data, build_recipe_model, build_source, build_task, check, report_cuts
-from hiercnn.recipe._load import load_recipe, to_yaml, validate
+from hiercnn.recipe._build import PYTHON, build_data, build_recipe_model, build_hierarchy, build_source, build_task, report_cuts
+from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, read_recipe_file
 from hiercnn.train import QuietDisplay, RunFolder, Trainer, load_weights
@@ -37,7 +37,7 @@ class Run(RunFolder):
             raw = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise CheckpointError(f"no run in {self.path}: cannot read recipe.yaml ({error})") from None
-        return validate(raw, str(self.recipe_file))
+        return load_recipe(raw, check=False, trust_imports=True)
 
     @property
     def model(self) -> nn.Module:
@@ -97,9 +97,8 @@ def fit(
     if run.exists():
         _check_resumable(run, recipe, resume)
     if not run.finished:
-        tree = check(recipe, recipe.name)
         source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
-        data = build_data(recipe, source, tree)
+        data = build_data(recipe, source, build_hierarchy(recipe.hierarchy))
         run.own_model = _as_hierarchical(model, data.hierarchy)
         network = run.own_model or build_recipe_model(recipe, data.hierarchy, data.channels)
         Trainer(

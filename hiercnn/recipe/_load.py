@@ -1,7 +1,9 @@
 """From a file, a shipped name or a mapping to a valid `Recipe`; all problems are reported together."""
 
+import copy
 import importlib
 import os
+import re
 import sys
 import types
 import typing
@@ -16,16 +18,16 @@ from hiercnn.data import data_sets
 from hiercnn.errors import RecipeError, did_you_mean
 from hiercnn.losses import losses
 from hiercnn.models import heads
+from hiercnn.recipe._check import Problem, find_problems, report
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import apply_overrides, find_recipe, read_recipe_file
 from hiercnn.registry import Registry
 
-Problem = tuple[str, str]  # dotted path, what is wrong
 SET_BY_DATA = frozenset({"inner_labels"})  # options of losses that are not the recipe's to choose
 
 
 def load_recipe(
-    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), *, trust_imports: bool = False
+    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), *, trust_imports: bool = False, check: bool = True
 ) -> Recipe:
     """Read, merge, override and validate a recipe.
 
@@ -33,6 +35,7 @@ def load_recipe(
         recipe: A file, a shipped name (`quickstart/flat`), a mapping, or a Recipe.
         overrides: `key.sub=value` texts.
         trust_imports: Whether the modules of `imports:` may be imported; they are code, and a recipe may come from anywhere.
+        check: Whether to build the tree and the backbone to find wrong names, cuts and stages (no data are read).
 
     Returns:
         The complete recipe, options of its data set, loss and heads included.
@@ -45,29 +48,40 @@ def load_recipe(
     elif isinstance(recipe, Mapping):
         raw, where = dict(recipe), str(recipe.get("name", "the recipe"))
     else:
-        path = find_recipe(recipe)
-        raw, where = read_recipe_file(path), str(recipe)
+        raw, where = read_recipe_file(find_recipe(recipe)), str(recipe)
     raw = apply_overrides(raw, overrides)
     _import_modules(raw.get("imports"), trust_imports, where)
-    return validate(raw, where)
+    loaded, problems = _parse(raw)
+    checkable = loaded or _parse(_without(raw, problems))[0]
+    if check and checkable is not None:
+        problems = problems + find_problems(checkable, tree_failed=any(path.startswith("hierarchy") for path, _ in problems))
+    report(where, problems)
+    return loaded
 
 
-def validate(raw: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """Turn plain values into a `Recipe`, or raise RecipeError with all problems."""
+def _parse(raw: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    """Plain values as a complete `Recipe`, or None and what is wrong."""
     try:
-        recipe, problems = Recipe.model_validate(raw), []
+        plain, problems = Recipe.model_validate(raw).plain(), []
     except ValidationError as error:
-        recipe, problems = None, list(_problems(error, raw))
-    filled, more = _fill_options(recipe.plain() if recipe else raw)
-    report(where, problems + more)
-    return Recipe.model_validate(filled)
+        plain, problems = raw, list(_problems(error, raw))
+    filled, more = _fill_options(plain)
+    problems += more
+    return (None if problems else Recipe.model_validate(filled)), problems
 
 
-def report(where: str, problems: Sequence[Problem]) -> None:
-    """Raise one RecipeError for all problems, if there are any."""
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise RecipeError(f"{where} has {count}:\n" + "\n".join(f"  {path}: {text}" for path, text in problems))
+def _without(raw: Mapping[str, Any], problems: Iterable[Problem]) -> dict[str, Any]:
+    """The recipe without the values that are wrong, so that the rest can be checked as well."""
+    kept = copy.deepcopy(dict(raw))
+    for path, _ in problems:
+        node, owner = kept, (kept, "")
+        for part in [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", path)]:
+            if not (isinstance(node, dict) and part in node) and not (isinstance(node, list) and isinstance(part, int) and part < len(node)):
+                break
+            owner, node = (node, part), node[part]
+        if isinstance(owner[0], dict):
+            owner[0].pop(owner[1], None)
+    return kept
 
 
 def to_yaml(recipe: Recipe) -> str:

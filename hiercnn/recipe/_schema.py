@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hiercnn.data import DataSettings
 from hiercnn.settings import Settings
@@ -25,7 +25,16 @@ class CutSettings(Settings):
         return self.model_dump(exclude_none=True)
 
 
-CutChoice = Annotated[int, Field(ge=1)] | Literal["leaf"] | CutSettings
+def _plain_cut(value: object) -> object:
+    if value != "leaf" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError("should be a number of groups, {depth: d}, {groups: k} or leaf")
+    return value
+
+
+CutChoice = Annotated[
+    Annotated[int | str, BeforeValidator(_plain_cut), Tag("plain")] | Annotated[CutSettings, Tag("settings")],
+    Discriminator(lambda value: "settings" if isinstance(value, dict | CutSettings) else "plain"),
+]
 
 
 class HierarchySettings(Settings):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from hiercnn.settings import Settings
 
@@ -118,7 +118,21 @@ class Steps(Settings):
         return self
 
 
-Weight = NotNegative | Linear | Steps
+def _weight_kind(value: object) -> str:
+    keys = value if isinstance(value, dict) else ()
+    return "linear" if isinstance(value, Linear) or "linear" in keys else "steps" if isinstance(value, Steps) or "steps" in keys else "number"
+
+
+def _plain_weight(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ValueError("should be a number from 0 on, {linear: {start, end, epochs}} or {steps: {epoch: value}}")
+    return value
+
+
+Weight = Annotated[
+    Annotated[NotNegative, BeforeValidator(_plain_weight), Tag("number")] | Annotated[Linear, Tag("linear")] | Annotated[Steps, Tag("steps")],
+    Discriminator(_weight_kind),
+]
 
 
 def weight_at(weight: float | Linear | Steps, epoch: int) -> float:

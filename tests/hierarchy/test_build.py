@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiercnn.errors import HierarchyError
-from hiercnn.hierarchy import Hierarchy, from_classes, from_edges, from_folders, from_nested, from_rows
+from hiercnn.hierarchy import Hierarchy, from_classes, from_edges, from_folders, from_nested, from_rows, to_nested
 
 TREE = st.from_type(Hierarchy)
 MANY = 100_000
@@ -34,6 +34,7 @@ def test_nested_mappings_and_rows_give_the_tree_back(tree):
         return {tree.names[child]: below(child) for child in tree.children(node).tolist()} or None
 
     assert from_nested({"n0": below(0)}, tree.classes) == tree
+    assert to_nested(tree) == {"n0": below(0) or {}}
     rows = [[tree.names[node] for node in tree.ancestors(leaf)] for leaf in tree.leaf_nodes]
     assert set(edges_of(from_rows(rows))) == set(edges_of(tree))
     assert from_rows(rows).classes == tree.classes
@@ -70,7 +71,16 @@ def test_numbers_are_names():
     assert from_edges([(0, 1), (0, 2)], [2, 1]).classes == ("2", "1")
 
 
-DIAMOND = [("r", "long"), ("long", "longer"), ("longer", "x"), ("r", "short"), ("short", "x"), ("short", "y"), ("r", "barren"), ("barren", "y")]
+DIAMOND = [
+    ("r", "long"),
+    ("long", "longer"),
+    ("longer", "x"),
+    ("r", "short"),
+    ("short", "x"),
+    ("short", "y"),
+    ("r", "barren"),
+    ("barren", "y"),
+]
 
 
 def test_parent_rules():
@@ -103,7 +113,7 @@ def test_bad_folders(tmp_path):
         from_folders(tmp_path)
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "loop").symlink_to(tmp_path)
-    with pytest.raises(HierarchyError, match="two folders below .* are called '(a|loop)'; names must be unique"):
+    with pytest.raises(HierarchyError, match=r"two folders below .* are called '(a|loop)'; names must be unique"):
         from_folders(tmp_path)
 
 
@@ -112,7 +122,7 @@ def test_folder_names_that_are_not_utf8(tmp_path):
         os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
     except OSError:
         pytest.skip("needs a file system that takes names that are not UTF-8")
-    with pytest.raises(HierarchyError, match="cannot be written as UTF-8, near .*rename that class or folder"):
+    with pytest.raises(HierarchyError, match=r"cannot be written as UTF-8, near .*rename that class or folder"):
         from_folders(tmp_path)
 
 
@@ -158,7 +168,7 @@ def chain() -> Hierarchy:
 
 
 def comb() -> Hierarchy:
-    return from_edges(edge for i in range(MANY // 2) for edge in ((f"n{i}", f"n{i + 1}"), (f"n{i}", f"c{i}")))
+    return from_edges(edge for i in range(MANY // 4) for edge in ((f"n{i}", f"n{i + 1}"), (f"n{i}", f"c{i}")))
 
 
 def nested_chain() -> Hierarchy:
@@ -188,7 +198,7 @@ SLOW_IF_QUADRATIC = {
     "cycle": lambda: failing(lambda: from_edges((f"n{i}", f"n{(i + 1) % MANY}") for i in range(MANY))),
     "cycle by rule": lambda: failing(lambda: from_edges(((f"n{i}", f"n{(i + 1) % MANY}") for i in range(MANY)), parent_rule="longest")),
     "many parents": lambda: failing(lambda: from_edges((f"n{i}", "x") for i in range(MANY))),
-    "many classes twice": lambda: failing(lambda: from_classes([*map(str, range(MANY))]).with_classes([*map(str, range(MANY))] * 2)),
+    "many classes twice": lambda: failing(lambda: from_classes(range(MANY // 4)).with_classes([*range(MANY // 4)] * 2)),
 }
 
 

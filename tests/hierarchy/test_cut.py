@@ -1,5 +1,7 @@
 """Cuts against plain loops: by depth, by number of groups, at nodes, random; and how they nest."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,7 +84,7 @@ def test_cuts_by_groups_are_nested_and_end_at_the_classes(tree):
             cuts.append(tree.cut(groups=groups))
         except HierarchyError:
             assert cuts[1:] == []  # only before the first split
-    assert all(fine.refines(coarse) for coarse, fine in zip(cuts, cuts[1:], strict=False))
+    assert all(fine.refines(coarse) for coarse, fine in pairwise(cuts))
     assert len(cuts[0]) == 1
     assert len(cuts[-1]) == tree.num_classes
 

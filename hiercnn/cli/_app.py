@@ -1,0 +1,97 @@
+"""The commands. Each reads its arguments, calls the library and prints."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiercnn.cli._hierarchy import hierarchy
+from hiercnn.cli._recipes import recipes
+
+app = typer.Typer(
+    help="Train image classifiers that know their class hierarchy, beside a flat twin.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(hierarchy, name="hierarchy")
+app.add_typer(recipes, name="recipes")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, such as optim.lr=0.05 model.heads.0.weight=0.5.")]
+Trust = Annotated[bool, typer.Option("--trust-imports", help="Allow the recipe's imports: to run their code.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one: quickstart/branches.")],
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/<name of the recipe>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would be trained, train nothing.")] = False,
+    quiet: Quiet = False,
+    trust_imports: Trust = False,
+) -> None:
+    """Train one recipe into a run folder."""
+    from hiercnn.recipe import fit, load_recipe
+
+    loaded = load_recipe(recipe, _with_display(overrides, quiet), trust_imports=trust_imports)
+    if dry_run:
+        from hiercnn.cli._dry_run import print_plan
+
+        print_plan(loaded)
+        return
+    run = fit(loaded, run_dir=run_dir, resume=resume, trust_imports=trust_imports)
+    if not quiet:
+        _print_end(run)
+
+
+@app.command()
+def compare(
+    recipes: Annotated[list[str], typer.Argument(help="Recipe files or shipped names; key=value overrides apply to all of them.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the runs and of compare.json.")] = Path("runs/compare"),
+    quiet: Quiet = False,
+    trust_imports: Trust = False,
+) -> None:
+    """Train recipes over seeds (finished runs are reused) and print them side by side."""
+    from rich.console import Console
+
+    from hiercnn.compare import compare as run_comparison
+    from hiercnn.compare import table
+
+    names = [text for text in recipes if "=" not in text]
+    overrides = _with_display([text for text in recipes if "=" in text], quiet)
+    console = Console()
+    tell = (lambda text: None) if quiet else (lambda text: console.print(f"[bold]{text}[/bold]", highlight=False))
+    result = run_comparison(names, seeds=seeds, out=out, overrides=overrides, trust_imports=trust_imports, tell=tell)
+    console.print(table(result))
+    if not quiet:
+        console.print(f"written to {out / 'compare.json'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Tell versions, devices, data sets and WordNet found on this machine."""
+    from hiercnn.cli._doctor import print_findings
+
+    print_findings()
+
+
+def _with_display(overrides: list[str] | None, quiet: bool) -> list[str]:
+    return [*(overrides or []), *(["logging.display=quiet"] if quiet else [])]
+
+
+def _print_end(run) -> None:
+    from rich.console import Console
+
+    end = run.end
+    split = "test" if "test" in end else "val"
+    accuracy = ", ".join(f"{level} {100 * value:.1f} %" for level, value in end[split]["accuracy"].items())
+    seconds = end["seconds"]["train"] + end["seconds"]["eval"]
+    Console().print(f"{split} accuracy: {accuracy}  ({seconds:.0f} s)\nrun folder: {run.path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,31 @@
+"""`hiercnn train --dry-run`: everything that is known before training."""
+
+from hiercnn.errors import HierCNNError
+from hiercnn.models import stages
+from hiercnn.recipe import Recipe, build_data, build_hierarchy, build_recipe_model, build_source, to_yaml
+
+
+def print_plan(recipe: Recipe) -> None:
+    """Print the complete recipe, read the data, and print what would be trained."""
+    print(to_yaml(recipe))
+    data = build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
+    model = build_recipe_model(recipe, data.hierarchy, data.channels)
+    print(f"classes: {data.hierarchy.num_classes}")
+    for name in ("train", "val", "test"):
+        split = getattr(data, name)
+        print(f"{name}: {'none' if split is None else f'{len(split)} images'}")
+    if data.unreadable:
+        print(f"unreadable images left out: {len(data.unreadable)}")
+    print(f"backbone: {recipe.model.backbone}, {sum(p.numel() for p in model.backbone.parameters()):,} parameters")
+    print("stages: " + ", ".join(f"{i}: {s['num_chs']} channels, stride {s['reduction']}" for i, s in enumerate(_stages(model.backbone))))
+    for name, head in model.heads.items():
+        parameters = sum(p.numel() for p in head.parameters())
+        print(f"head {name}: stage {model.stages[name]}, {model.cuts[name].name}, {parameters:,} parameters")
+    print("dry run: nothing was trained or written")
+
+
+def _stages(backbone) -> list[dict]:
+    try:
+        return stages(backbone)
+    except HierCNNError:
+        return []

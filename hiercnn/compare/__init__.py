@@ -1,0 +1,7 @@
+"""Recipes × seeds → paired differences, convergence and gap, in compare.json and a table."""
+
+from hiercnn.compare._compare import compare, summarise
+from hiercnn.compare._statistics import epochs_to_target, paired_difference, train_val_gap
+from hiercnn.compare._table import table
+
+__all__ = ["compare", "epochs_to_target", "paired_difference", "summarise", "table", "train_val_gap"]

@@ -1,0 +1,64 @@
+"""What can be wrong with a recipe beyond its form: trees, cuts, backbones, stages and weights. Needs no data."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hiercnn.errors import HierCNNError, RecipeError
+from hiercnn.hierarchy import Hierarchy
+from hiercnn.models import create_backbone, stage_index, stages
+from hiercnn.recipe._build import PYTHON, build_hierarchy, head_cut, report_cuts
+from hiercnn.recipe._schema import HeadSettings, Recipe
+from hiercnn.train import weight_at
+
+Problem = tuple[str, str]  # dotted path, what is wrong
+
+
+def find_problems(recipe: Recipe, *, tree_failed: bool = False) -> list[Problem]:
+    """Try everything the recipe names and return all that fails; cuts are left out if the tree has failed already."""
+    problems: list[Problem] = []
+    tree = _attempt(problems, "hierarchy", build_hierarchy, recipe.hierarchy)
+    if tree is not None:
+        _attempt(problems, "hierarchy.cuts", report_cuts, recipe, tree)
+    trunk = None
+    if recipe.model.backbone != PYTHON:
+        options = {"stem": recipe.model.stem, "options": recipe.model.options}
+        trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
+    tree_failed = tree_failed or any(path == "hierarchy" for path, _ in problems)
+    for number, head in enumerate(recipe.model.heads):
+        path = f"model.heads[{number}]"
+        if trunk is not None:
+            _attempt(problems, f"{path}.stage", _stage, head, trunk, recipe.model.backbone)
+        if not tree_failed:
+            _check_cut(problems, f"{path}.cut", head, tree)
+    if weight_at(recipe.loss.weight, recipe.epochs) == 0:
+        problems.append(("loss.weight", "ends at 0; the last phase must train the leaf"))
+    return problems
+
+
+def report(where: str, problems: Sequence[Problem]) -> None:
+    """Raise one RecipeError for all problems, if there are any."""
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise RecipeError(f"{where} has {count}:\n" + "\n".join(f"  {path}: {text}" for path, text in problems))
+
+
+def _check_cut(problems: list[Problem], path: str, head: HeadSettings, tree: Hierarchy | None) -> None:
+    if tree is None:
+        if head.cut != "leaf":
+            problems.append((path, "needs a hierarchy: section to cut"))
+        return
+    cut = _attempt(problems, path, head_cut, head, tree)
+    if cut is not None and len(cut) < 2:
+        problems.append((path, "has one group, so the head would have nothing to learn; cut lower"))
+
+
+def _stage(head: HeadSettings, trunk: Any, backbone: str) -> int:
+    return stage_index(head.stage, len(stages(trunk, backbone)), backbone)
+
+
+def _attempt(problems: list[Problem], path: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    try:
+        return function(*arguments, **options)
+    except HierCNNError as error:
+        problems.append((path, str(error)))
+        return None
