@@ -24,3 +24,11 @@ def wordnet(shared) -> None:
     import nltk
 
     nltk.data.path.insert(0, str(shared / "nltk_data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Drawn images are kept for this test session only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HIERCNN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -20,8 +20,3 @@ def main() -> None:
             raise
         print(f"hiercnn: {error}", file=sys.stderr)
         sys.exit(128 + error.signal if isinstance(error, Interrupted) else 2)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("hiercnn: stopped before anything could be saved", file=sys.stderr)
-        sys.exit(130)

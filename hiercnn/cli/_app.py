@@ -1,14 +1,29 @@
 """The commands. Each reads its arguments, calls the library and prints."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from hiercnn.cli._hierarchy import hierarchy
 from hiercnn.cli._recipes import recipes
+from hiercnn.errors import Interrupted
+
+
+class _Commands(TyperGroup):
+    """Ctrl-C that nobody caught becomes an error of ours; typer would leave without a word."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("stopped at once; nothing was saved since the last checkpoint", signal.SIGINT) from stop
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Train image classifiers that know their class hierarchy, beside a flat twin.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,5 +1,6 @@
 """`hiercnn recipes`: list the shipped recipes and copy them to where they can be changed."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -45,5 +46,5 @@ def _chain(path: Path) -> list[Path]:
     """A recipe file and those it extends."""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("extends:"):
-            return [path, *_chain((path.parent / line.split(":", 1)[1].strip()).resolve())]
+            return [path, *_chain(Path(os.path.normpath(path.parent / line.split(":", 1)[1].strip())))]
     return [path]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hiercnn.compare._statistics import epochs_to_target, final_accuracy, paired_difference, smoothed_val, spread, train_val_gap
-from hiercnn.errors import RecipeError, shorten
+from hiercnn.errors import Interrupted, RecipeError, shorten
 from hiercnn.recipe import Recipe, Run, fit, load_recipe
 from hiercnn.train import atomic_file
 
@@ -59,22 +59,22 @@ def summarise(runs: dict[str, list[Run]], recipes: Sequence[Recipe]) -> dict[str
     baseline = next((recipe.name for recipe in recipes if not recipe.model.heads), recipes[0].name)
     anytime = all(recipe.schedule.name == "constant" and recipe.train.ema is not None for recipe in recipes)
     targets = [_final_smoothed(run) for run in runs[baseline]] if anytime else [None] * len(runs[baseline])
+    levels = _common_levels([listed[0] for listed in runs.values()])
     return {
         "format": FORMAT,
         "baseline": baseline,
         "measured_on": "test" if all("test" in run.end for listed in runs.values() for run in listed) else "val",
         "convergence": "anytime" if anytime else "budget",
         "epochs": recipes[0].epochs,
-        "levels": list(final_accuracy(runs[baseline][0])),
+        "levels": levels,
         "environment": json.loads((runs[baseline][0].path / "environment.json").read_text(encoding="utf-8")),
         "splits": runs[baseline][0].events[0]["sizes"],
-        "recipes": {recipe.name: _row(recipe, runs[recipe.name], runs[baseline], targets) for recipe in recipes},
+        "recipes": {recipe.name: _row(recipe, runs[recipe.name], runs[baseline], targets, levels) for recipe in recipes},
     }
 
 
-def _row(recipe: Recipe, runs: list[Run], baseline: list[Run], targets: list[float | None]) -> dict[str, Any]:
+def _row(recipe: Recipe, runs: list[Run], baseline: list[Run], targets: list[float | None], levels: list[str]) -> dict[str, Any]:
     per_run = [_measure(run, target) for run, target in zip(runs, targets, strict=True)]
-    levels = per_run[0]["accuracy"]
     reference = [final_accuracy(run) for run in baseline]
     reached = [one["epochs_to_target"] for one in per_run]
     return {
@@ -107,6 +107,12 @@ def _measure(run: Run, target: float | None) -> dict[str, Any]:
     }
 
 
+def _common_levels(runs: Sequence[Run]) -> list[str]:
+    """The levels that every run reports, coarse first; the leaf is always one."""
+    first, *others = [list(final_accuracy(run)) for run in runs]
+    return [level for level in first if all(level in other for other in others)]
+
+
 def _final_smoothed(run: Run) -> float | None:
     points = smoothed_val(run)
     return points[-1][1] if points else None
@@ -118,7 +124,10 @@ def _finished_run(recipe: Recipe, path: Path, trust_imports: bool, tell: Callabl
         tell(f"{recipe.name}, seed {recipe.seed}: finished already, in {path}")
     else:
         tell(f"{recipe.name}, seed {recipe.seed}{': resuming' if run.exists() else ''}")
-    return fit(recipe, run_dir=path, resume=run.exists(), trust_imports=trust_imports)
+    try:
+        return fit(recipe, run_dir=path, resume=run.exists(), trust_imports=trust_imports)
+    except Interrupted as stop:
+        raise Interrupted(f"stopped in {recipe.name}, seed {recipe.seed}; everything is saved in {path}. Go on with the same command", stop.signal) from None
 
 
 def _check_comparable(recipes: Sequence[Recipe]) -> None:
@@ -128,6 +137,7 @@ def _check_comparable(recipes: Sequence[Recipe]) -> None:
     first = recipes[0]
     for other in recipes[1:]:
         same = {"data.name": (first.data.name, other.data.name), "epochs": (first.epochs, other.epochs), "seed": (first.seed, other.seed)}
+        same["eval.test"] = (first.eval.test, other.eval.test)
         different = [f"{key}: {a} and {b}" for key, (a, b) in same.items() if a != b]
         if different:
             raise RecipeError(f"{first.name} and {other.name} cannot be compared; they differ in {'; '.join(different)}")

@@ -26,25 +26,27 @@ def cifar100(*, root: Path = Path("data/cifar100"), download: bool = False) -> S
         download: Let torchvision fetch its files into `root` if neither is there.
 
     Raises:
-        DataError: Neither layout is there and download is false.
+        DataError: Neither layout is there and download is false, or torchvision's files are damaged.
     """
     return _cifar("CIFAR100", "cifar-100-python", builtin("cifar100").classes, Path(root), download)
 
 
 def _cifar(name: str, pickles: str, classes: tuple[str, ...], root: Path, download: bool) -> Source:
     if (root / "train").is_dir():
-        return Source(classes, **{split: file_set(_png(root, split), classes, root) for split in ("train", "test") if (root / split).is_dir()})
+        files = {split: sorted((root / split).glob("*/*.png")) for split in ("train", "test")}
+        return Source(classes, **{split: file_set(paths, classes, root) for split, paths in files.items() if paths or split == "train"})
     if not download and not (root / pickles).is_dir():
         raise DataError(
-            f"{name} is not in {root}: wanted {{train,test}}/<class>/*.png or torchvision's {pickles}/; set data.root, or data.download=true to fetch it"
+            f"{name} is not in {root}: wanted {{train,test}}/<class>/*.png or torchvision's {pickles}/; "
+            "set data.root, or data.download=true to fetch it"
         )
     import torchvision
 
-    splits = {split: getattr(torchvision.datasets, name)(root, train=split == "train", download=download) for split in ("train", "test")}
+    dataset = getattr(torchvision.datasets, name)
+    try:
+        splits = {split: dataset(root, train=split == "train", download=download) for split in ("train", "test")}
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{name} in {root} cannot be read: {error}") from error
     if tuple(splits["train"].classes) != classes:
         raise DataError(f"{root}: the classes of {name} are not in the official order; fetch the files again")
     return Source(classes, **{split: in_memory(d.data.transpose(0, 3, 1, 2), np.array(d.targets), split) for split, d in splits.items()})
-
-
-def _png(root: Path, split: str) -> list[Path]:
-    return sorted((root / split).glob("*/*.png"))

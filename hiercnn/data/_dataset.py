@@ -1,5 +1,6 @@
 """Anybody's map-style Dataset as a Source."""
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ def from_datasets(train, val=None, test=None, *, classes: Sequence[str] | None =
         raise DataError("the training dataset has no .classes; pass classes=[...] in the order of the labels")
     splits = {"train": train, "val": val, "test": test}
     sets = {split: _image_set(dataset, split, len(names)) for split, dataset in splits.items() if dataset is not None}
-    return Source(names, **sets, channels=_channels(train))
+    return Source(names, **sets, channels=_channels(sets["train"].fetch(0)))
 
 
 def _image_set(dataset, split: str, count: int) -> ImageSet:
@@ -43,14 +44,20 @@ def _image_set(dataset, split: str, count: int) -> ImageSet:
     listed = [dataset[i][1] for i in range(len(dataset))] if targets is None else list(targets)
     for i, label in enumerate(listed):
         if np.ndim(label) != 0:
-            raise DataError(f"{split} sample {i} has {np.size(label)} labels; multi-label data are not supported, give one class index each")
-    labels = np.array([int(label) for label in listed], dtype=np.int64)
+            raise DataError(f"{split} sample {i} has {np.size(label)} labels; multi-label data are not supported, give one class index")
+    labels = np.array([_whole(label, f"{split} sample {i}") for i, label in enumerate(listed)], dtype=np.int64)
     if labels.min() < 0 or labels.max() >= count:
         wrong = int(np.flatnonzero((labels < 0) | (labels >= count))[0])
         raise DataError(f"{split} sample {wrong} has the label {labels[wrong]}, but there are {count} classes (0..{count - 1})")
     return ImageSet(labels, [f"{split}/{i}" for i in range(len(labels))], dataset=dataset, positions=np.arange(len(labels)))
 
 
-def _channels(dataset) -> int:
-    image = dataset[0][0]
+def _whole(label, what: str) -> int:
+    try:
+        return operator.index(label)
+    except TypeError:
+        raise DataError(f"{what} has the label {label!r}; labels are class indices, whole numbers from 0") from None
+
+
+def _channels(image) -> int:
     return len(image.getbands()) if hasattr(image, "getbands") else int(image.shape[0])

@@ -1,6 +1,7 @@
 """Fashion-MNIST, from Debian's package, a folder of idx files, or torchvision."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,11 @@ def _idx(folder: Path, name: str, rank: int) -> np.ndarray:
     path = _find(folder, name)
     if path is None:
         raise DataError(f"{folder} lacks {name}[.gz]")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    sizes = np.frombuffer(content, ">i4", count=rank, offset=4)
-    if content[:4] != bytes([0, 0, 8, rank]) or len(content) != 4 + 4 * rank + int(np.prod(sizes)):
-        raise DataError(f"{path} is damaged: not the idx file it should be")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(sizes)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if content[:4] != bytes([0, 0, 8, rank]):
+            raise ValueError("another magic number")
+        sizes = np.frombuffer(content, ">u4", count=rank, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()  # writable, as torch wants it
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: not the idx file it should be ({error})") from None

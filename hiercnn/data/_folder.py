@@ -6,7 +6,7 @@ import numpy as np
 
 from hiercnn.data._image_set import ImageSet, Source
 from hiercnn.data._registry import data_sets
-from hiercnn.errors import DataError
+from hiercnn.errors import DataError, did_you_mean
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"})
 
@@ -29,8 +29,8 @@ def folder(*, root: Path) -> Source:
     files = {name: _images_below(path) for name, path in (split_folders or {"train": root}).items()}
     if not files["train"]:
         raise DataError(f"no images below {(split_folders or {'train': root})['train']} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    names = tuple(sorted({path.parent.name for paths in files.values() for path in paths}))
-    return Source(names, **{split: file_set(paths, names, root) for split, paths in files.items()})
+    names = tuple(sorted({path.parent.name for path in files["train"]}))
+    return Source(names, **{split: file_set(paths, names, root) for split, paths in files.items() if paths})
 
 
 def file_set(paths: list[Path], names: tuple[str, ...], root: Path) -> ImageSet:
@@ -38,10 +38,14 @@ def file_set(paths: list[Path], names: tuple[str, ...], root: Path) -> ImageSet:
     position = {name: i for i, name in enumerate(names)}
     strangers = sorted({path.parent.name for path in paths}.difference(position))
     if strangers:
-        raise DataError(f"{root}: folder '{strangers[0]}' is not one of the {len(names)} classes")
+        raise DataError(f"{root}: folder '{strangers[0]}' is not one of the {len(names)} classes{did_you_mean(strangers[0], names)}")
     labels = np.array([position[path.parent.name] for path in paths], dtype=np.int64)
     return ImageSet(labels, [path.relative_to(root).as_posix() for path in paths], paths=paths)
 
 
 def _images_below(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path.relative_to(root)))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -56,6 +56,8 @@ class ImageSet:
         if self.paths is not None:
             return open_image(self.paths[index])
         image = self.dataset[int(self.positions[index])][0]
+        if hasattr(image, "getbands"):
+            return image if image.mode == "L" else to_rgb(image)
         return torch.as_tensor(image) if isinstance(image, np.ndarray) else image
 
 
@@ -65,9 +67,20 @@ def open_image(path: Path):
 
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"unreadable image {path}: {error}") from None
+
+
+def to_rgb(image):
+    """A PIL image of any mode in RGB; transparency is dropped."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16 bits: Pillow would clip them to 255, not scale them
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+    return image.convert("RGB")
 
 
 @dataclass(frozen=True, eq=False)

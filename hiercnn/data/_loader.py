@@ -32,7 +32,9 @@ def generator(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(keyed_seed(*parts))
 
 
-def make_loader(image_set: ImageSet, settings: DataSettings, *, train: bool, channels: int, seed: int = 0, device="cpu", channels_last=False):
+def make_loader(
+    image_set: ImageSet, settings: DataSettings, *, train: bool, channels: int, seed: int = 0, device="cpu", channels_last: bool = False
+):
     """The right loader for a set: whole batches from memory where possible, single images through a DataLoader otherwise."""
     augment = settings.augment if train else Augment()
     options = {
@@ -60,7 +62,7 @@ class Normalise:
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             images = (images.float() - self.mean) / self.std
-        return images.contiguous(memory_format=self.layout)
+        return images.float().contiguous(memory_format=self.layout)
 
 
 def _per_channel(given: Sequence[float] | None, default: Sequence[float], channels: int, what: str, device) -> Tensor:
@@ -146,6 +148,7 @@ class SampleLoader(_Loader):
             persistent_workers=settings.workers > 0,
             worker_init_fn=_ignore_interrupts,
             pin_memory=self.device.type == "cuda",
+            generator=generator(self.seed),  # or each epoch would draw a number from the global one
         )
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
@@ -183,7 +186,7 @@ class _Samples(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(keyed_seed(self.seed, epoch, 3, index))
+            torch.default_generator.manual_seed(keyed_seed(self.seed, epoch, 3, index))  # torch.manual_seed would seed CUDA too
             try:
                 image = self.image_set.fetch(index)
             except DataError as error:
@@ -195,6 +198,9 @@ class _Samples(torch.utils.data.Dataset):
 def _collate(samples) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:
     good = [(index, image) for index, image, _ in samples if image is not None]
     bad = [(index, reason) for index, image, reason in samples if image is None]
+    shapes = sorted({tuple(image.shape) for _, image in good})
+    if len(shapes) > 1:
+        raise DataError(f"images of one batch have the shapes {shapes[0]} and {shapes[1]}; set data.image_size, give all the same channels")
     images = torch.stack([image for _, image in good]) if good else torch.empty(0)
     return images, torch.tensor([index for index, _ in good], dtype=torch.int64), bad
 
@@ -203,13 +209,14 @@ def _transform(augment: Augment, size: int | None):
     """The v2 transform of single images: fit to size, augment, to a uint8 tensor."""
     from torchvision.transforms import v2
 
-    steps = [v2.ToImage()]
+    steps = []
     if size is None and (augment.resized_crop is not None or augment.crop):
         raise DataError("data.augment: crop and resized_crop of single images need data.image_size")
     if augment.resized_crop is not None:
         steps.append(v2.RandomResizedCrop(size, scale=augment.resized_crop, antialias=True))
     elif size is not None:
-        steps += [v2.Resize(size, antialias=True), v2.CenterCrop(size)]
+        steps += [v2.Resize(size, antialias=True), v2.CenterCrop(size)]  # of files by Pillow, as storage `memory` does
+    steps.append(v2.ToImage())
     if augment.crop:
         steps.append(v2.RandomCrop(size, padding=augment.crop))
     if augment.flip:

@@ -1,6 +1,7 @@
 """Images listed in a CSV file."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def _read(file: Path) -> list[tuple[str, str, str]]:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{file} is not UTF-8 (line {line}); save it as UTF-8 and try again") from None
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = {"path", "label"}.difference(reader.fieldnames or [])
     if missing:
         wanted = sorted(missing)[0]
@@ -57,10 +58,12 @@ def _read(file: Path) -> list[tuple[str, str, str]]:
             f" found {shorten(reader.fieldnames or []) or 'nothing'}"
         )
     rows, seen = [], {}
-    for line, row in enumerate(reader, start=2):
+    for row in reader:
+        line = reader.line_num
         path, label, split = ((row.get(column) or "").strip() for column in ("path", "label", "split"))
         if not path or not label or split not in ("", "train", "val", "test"):
-            raise DataError(f"{file} line {line}: needs a path, a label and a split of train, val, test (or none); got {path!r}, {label!r}, {split!r}")
+            wanted = "a path, a label and a split of train, val, test (or none)"
+            raise DataError(f"{file} line {line}: needs {wanted}; got {path!r}, {label!r}, {split!r}")
         if seen.setdefault(path, label) != label:
             raise DataError(f"{file} line {line}: {path} has the labels '{seen[path]}' and '{label}'; multi-label data are not supported")
         rows.append((path, label, split or "train"))

@@ -51,6 +51,8 @@ def prepare(source: Source, hierarchy: Hierarchy | None, settings: DataSettings,
     splits = {name: replace(split, labels=labels[split.labels]) for name, split in source.present().items()}
     train, val = _carve(splits, settings, settings.seed if settings.seed is not None else seed, tree)
     _check_classes(train, tree, "train")
+    if not len(val):
+        raise DataError(f"data.val={settings.val} carves nothing: no class has two images; add images, or bring a val split")
     sets, unreadable = {}, []
     for name, split in {"train": train, "val": val, "test": splits.get("test")}.items():
         sets[name], bad = (split, []) if split is None else _store(split, source, settings)
@@ -109,7 +111,7 @@ def _carve(splits: dict[str, ImageSet], settings: DataSettings, seed: int, tree:
 def _val_count(val: float | int, members: int, name: str) -> int:
     if isinstance(val, int):
         if members <= val:
-            raise DataError(f"data.val={val} images a class leaves class '{name}' nothing to train on: it has {members}; use less or a share")
+            raise DataError(f"data.val={val} images a class leaves '{name}' nothing to train on: it has {members}; use less or a share")
         return val
     return 0 if members < 2 else min(max(1, round(val * members)), members - 1)
 
@@ -133,10 +135,10 @@ def _check_classes(split: ImageSet, tree: Hierarchy, what: str) -> None:
 
 def _store(split: ImageSet, source: Source, settings: DataSettings) -> tuple[ImageSet, list[str]]:
     """Decode into memory where settings and size say so; return the set and the ids of unreadable images."""
-    if split.dataset is not None or settings.storage == "files":
-        return split, []
     if split.images is not None:
         return replace(split, images=_resized(split.images, settings.image_size)), []
+    if split.dataset is not None or settings.storage == "files":
+        return split, []
     size = settings.image_size
     if size is None:
         raise DataError("data.image_size is needed for images in files: the side in pixels, such as 64 or 224")
@@ -164,7 +166,7 @@ def _decode(split: ImageSet, size: int, max_unreadable: float) -> tuple[ImageSet
             readable.append(i)
         except DataError as error:
             bad.append((split.ids[i], str(error)))
-    check_unreadable(bad, len(split), max_unreadable)
+    check_unreadable(bad, len(split), max_unreadable if images else 0)
     kept = replace(split.subset(np.array(readable, dtype=np.int64)), paths=None)
     return replace(kept, images=torch.stack(images)), [name for name, _ in bad]
 

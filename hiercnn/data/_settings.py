@@ -37,7 +37,7 @@ class Augment(Settings):
     crop: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
     resized_crop: Annotated[tuple[float, float], AfterValidator(_area)] | None = None
-    transforms: list[dict[str, Any]] = []
+    transforms: list[dict[str, Any]] = Field(default_factory=list)
 
     @property
     def needs_single_images(self) -> bool:
@@ -65,7 +65,7 @@ class DataSettings(Settings):
     image_size: Count | None = None
     per_class: Count | None = None
     val: Annotated[int | float | str, BeforeValidator(_val)] = 0.1
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
     batch_size: Count = 128
     eval_batch_size: Count = 500
     augment: Augment = Augment()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from hiercnn.errors import HierarchyError, RecipeError
+from hiercnn.errors import HierarchyError, RecipeError, ShapeError
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.models._backbone import Taps, create_backbone, seeded, stage_index, stages
 from hiercnn.models._heads import heads as head_registry
@@ -77,9 +77,9 @@ class HierarchicalModel(nn.Module):
         self.taps = Taps(backbone, list(self.stages.values())) if self.heads else None
 
     def forward(self, images: Tensor) -> Output:
-        if self.taps is None:
-            return Output(self.backbone(images))
-        leaf, features = self.taps(self.backbone, images)
+        leaf, features = (self.backbone(images), {}) if self.taps is None else self.taps(self.backbone, images)
+        if leaf.ndim != 2 or leaf.shape[1] != len(self.classes):
+            raise ShapeError(f"leaf logits: wanted [B, {len(self.classes)}], one a class, got {list(leaf.shape)}")
         return Output(leaf, {name: head(self._tapped(name, features)) for name, head in self.heads.items()})
 
     def _tapped(self, name: str, features: Mapping[int, Tensor]) -> Tensor:

@@ -18,8 +18,8 @@ def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Opt
         return create_optimizer_v2(
             model, settings.name, lr=settings.lr, weight_decay=settings.weight_decay, momentum=settings.momentum, **settings.options
         )
-    except TypeError as error:
-        raise RecipeError(f"optim.options: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"optim: {settings.name} does not take these settings: {error}") from error
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleSettings, epochs: int, updates_per_epoch: int):

@@ -52,11 +52,14 @@ class RunFolder:
 
     def create(self, recipe_text: str, environment: Mapping[str, object], hierarchy: Hierarchy, cuts: list[Cut]) -> None:
         """Write what is known before step 0; recipe.yaml comes last, as the sign that the run exists."""
-        for folder in (self.checkpoints, self.predictions):
-            folder.mkdir(parents=True, exist_ok=True)
-        save_hierarchy(hierarchy, self.hierarchy_file, cuts)
-        (self.path / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-        self.metrics_file.write_text("")
+        try:
+            for folder in (self.checkpoints, self.predictions):
+                folder.mkdir(parents=True, exist_ok=True)
+            save_hierarchy(hierarchy, self.hierarchy_file, cuts)
+            (self.path / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+            self.metrics_file.write_text("")
+        except OSError as error:
+            raise CheckpointError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another with --run-dir") from None
         with atomic_file(self.recipe_file) as scratch:
             scratch.write_text(recipe_text, encoding="utf-8")
 

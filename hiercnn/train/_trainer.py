@@ -276,7 +276,7 @@ class Trainer:
     def _fail(self, number: int, value: float, batch: Batch) -> None:
         kept = self.run.checkpoints / "state.pt"
         good = f"last good checkpoint: {kept}, after epoch {self.progress.epoch}" if kept.exists() else "no checkpoint was saved yet"
-        step = self.progress.epoch * len(self.train_loader) + number
+        step = self.progress.epoch * len(self.train_loader) + number + 1
         raise TrainingError(
             f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1}); {good}.\n"
             f"Its images: {shorten(self.train_loader.ids(batch.indices), limit=16)}.\n"

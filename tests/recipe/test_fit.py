@@ -1,0 +1,135 @@
+"""`hiercnn.fit` from Python: recipes, own datasets, trees and modules."""
+
+import pytest
+import torch
+from torch import nn
+
+import hiercnn
+from hiercnn.errors import CheckpointError, DataError, HierCNNError, RecipeError
+from hiercnn.hierarchy import from_nested
+from hiercnn.models import HeadSpec, build_model
+
+TREE = from_nested({"animal": {"cat": None, "dog": None}, "thing": {"car": None, "cup": None}})
+CLASSES = ["cup", "dog", "car", "cat"]
+QUICK = {
+    "epochs": 2,
+    "data": {"batch_size": 16, "val": 4, "image_size": 16},
+    "train": {"precision": "float32", "device": "cpu"},
+    "optim": {"lr": 0.05},
+    "logging": {"display": "quiet"},
+}
+
+
+class Blobs(torch.utils.data.Dataset):
+    """uint8 images of one grey level a class, so that a label mix-up shows as chance accuracy."""
+
+    classes = CLASSES
+
+    def __init__(self, count=16, seed=0):
+        self.targets = [i % 4 for i in range(4 * count)]
+        noise = torch.Generator().manual_seed(seed)
+        levels = torch.tensor([20, 90, 160, 230])[torch.tensor(self.targets)]
+        self.images = (levels[:, None, None, None] + torch.randint(-9, 10, (4 * count, 3, 16, 16), generator=noise)).to(torch.uint8)
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return self.images[index], self.targets[index]
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
+def test_own_dataset_tree_and_module(tmp_path):
+    recipe = QUICK | {"epochs": 12, "optim": {"lr": 0.2}}
+    run = hiercnn.fit(recipe, train=Blobs(), test=Blobs(seed=1), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    assert len(run.metrics) == 12
+    assert run.hierarchy.classes == tuple(CLASSES)
+    assert run.end["test"]["accuracy"]["leaf"] > 0.9
+    assert set(run.end["test"]["accuracy"]) == {"2 groups", "leaf"}
+    assert run.model(torch.zeros(2, 3, 16, 16)).leaf.shape == (2, 4)
+
+
+def test_own_module_with_heads(tmp_path):
+    tree = TREE.with_classes(CLASSES)
+    model = build_model("alexnet_bn", tree, [HeadSpec("early", tree.cut(depth=1))])
+    run = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=model, run_dir=tmp_path / "run")
+    assert set(run.metrics[-1]["val"]["heads"]) == {"stage1_2"}
+    assert run.metrics[-1]["weights"] == {"leaf": 1.0, "stage1_2": 1.0}
+
+
+def test_a_module_built_for_another_class_order_is_refused(tmp_path):
+    model = build_model("alexnet_bn", TREE, [HeadSpec("early", TREE.cut(depth=1))])
+    with pytest.raises(DataError, match="model and data number the classes differently, first at 'cat' and 'cup'"):
+        hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=model, run_dir=tmp_path / "run")
+
+
+def test_a_module_with_another_number_of_outputs_is_refused(tmp_path):
+    wrong = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7))
+    with pytest.raises(HierCNNError, match="leaf logits: wanted .*4.*got .*7"):
+        hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=wrong, run_dir=tmp_path / "run")
+
+
+def test_a_recipe_by_name_with_own_data_keeps_the_rest(tmp_path):
+    run = hiercnn.fit(
+        "quickstart/flat",
+        overrides=["epochs=1", "data.image_size=16", "data.batch_size=16", "data.val=4", "hierarchy.cuts=null", "logging.display=quiet"],
+        train=Blobs(),
+        hierarchy=TREE,
+        run_dir=tmp_path / "run",
+    )
+    plain = run.recipe.plain()
+    assert plain["data"]["name"] == "python"
+    assert plain["model"]["backbone"] == "vgg_small_bn"
+    assert plain["hierarchy"]["nested"] == {"root": {"animal": {"cat": None, "dog": None}, "thing": {"car": None, "cup": None}}}
+
+
+def test_run_is_read_back_from_its_folder(tmp_path):
+    made = hiercnn.fit(QUICK | {"model": {"backbone": "alexnet_bn"}}, train=Blobs(), hierarchy=TREE, run_dir=tmp_path / "run")
+    run = hiercnn.Run(tmp_path / "run")
+    assert run.finished
+    assert run.metrics == made.metrics
+    images = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(run.model(images).leaf, made.model(images).leaf)
+        assert run.load_model("best")(images).leaf.shape == (3, 4)
+
+
+def test_a_run_of_a_module_needs_the_module_to_be_read_back(tmp_path):
+    hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="was an object; pass it"):
+        _ = hiercnn.Run(tmp_path / "run").model
+
+
+def test_a_finished_run_is_returned_on_resume_and_refused_without(tmp_path):
+    first = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="already holds a finished run"):
+        hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    again = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run", resume=True)
+    assert again.events == first.events
+
+
+def test_without_a_tree_the_classes_hang_from_one_root(tmp_path):
+    run = hiercnn.fit(QUICK, train=Blobs(), model=net(), run_dir=tmp_path / "run")
+    assert set(run.end["val"]["accuracy"]) == {"leaf"}
+
+
+def test_multi_label_data_are_refused(tmp_path):
+    data = Blobs()
+    data.targets = [[0, 1] for _ in data.targets]
+    with pytest.raises(DataError, match="multi-label data are not supported"):
+        hiercnn.fit(QUICK, train=data, hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+
+
+def test_val_without_train_is_refused():
+    with pytest.raises(RecipeError, match="go with train="):
+        hiercnn.fit("quickstart/flat", val=Blobs())
+
+
+def test_a_run_with_python_data_cannot_be_started_from_its_recipe(tmp_path):
+    hiercnn.fit(QUICK | {"model": {"backbone": "alexnet_bn"}}, train=Blobs(), hierarchy=TREE, run_dir=tmp_path / "run")
+    with pytest.raises(DataError, match="data came from Python"):
+        hiercnn.fit(tmp_path / "run" / "recipe.yaml", run_dir=tmp_path / "other")

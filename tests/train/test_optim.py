@@ -1,0 +1,77 @@
+"""Optimisers and schedules by timm's names."""
+
+import pytest
+import torch
+from torch import nn
+
+from hiercnn.errors import RecipeError
+from hiercnn.train import make_optimizer, make_scheduler
+from hiercnn.train._settings import OptimSettings, ScheduleSettings
+
+
+def lrs(epochs: int = 10, updates: int = 4, **schedule) -> list[float]:
+    """The learning rate of every update of a run, at most 1."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make_scheduler(optimizer, ScheduleSettings(**schedule), epochs, updates)
+    rates = []
+    for update in range(epochs * updates):
+        scheduler.step_update(update)
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+def test_constant_warms_up_and_stays():
+    rates = lrs(name="constant", warmup_epochs=2, warmup_lr=0.2)
+    assert rates[:8] == pytest.approx([0.2 + 0.8 * i / 8 for i in range(8)])
+    assert rates[8:] == [1.0] * 32
+
+
+def test_constant_without_warmup():
+    assert lrs(name="constant") == [1.0] * 40
+
+
+def test_cosine_ends_at_min_lr():
+    rates = lrs(epochs=100, name="cosine", min_lr=0.1)
+    assert rates[0] == 1.0
+    assert rates == sorted(rates, reverse=True)
+    assert rates[200] == pytest.approx(0.55)
+    assert 0.1 <= rates[-1] < 0.1001
+
+
+def test_cosine_warms_up_inside_the_epochs():
+    rates = lrs(epochs=100, name="cosine", warmup_epochs=5)
+    assert max(rates) == rates[20] > 0.99
+    assert rates[-1] < 1e-3
+
+
+def test_multistep_counts_epochs():
+    rates = lrs(name="multistep", options={"decay_milestones": [3, 6], "decay_rate": 0.1})
+    assert rates == pytest.approx([1.0] * 12 + [0.1] * 12 + [0.01] * 16)
+
+
+def test_unknown_schedule_option():
+    with pytest.raises(RecipeError, match=r"schedule\.options: .*decay_rat"):
+        lrs(name="cosine", options={"decay_rat": 0.1})
+
+
+def test_unknown_optimiser_gets_a_suggestion():
+    with pytest.raises(RecipeError, match=r"optim\.name: timm has no optimiser 'adamv'; did you mean 'adam"):
+        make_optimizer(nn.Linear(2, 2), OptimSettings(name="adamv"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"options": {"nesterof": True}}, "nesterof"),
+        ({"name": "adamw", "options": {"betas": [2, 3]}}, "Invalid beta"),
+        ({"momentum": 0}, "Nesterov momentum requires a momentum"),
+    ],
+)
+def test_settings_that_an_optimiser_refuses(settings, message):
+    with pytest.raises(RecipeError, match=f"optim: .*{message}"):
+        make_optimizer(nn.Linear(2, 2), OptimSettings(**settings))
+
+
+def test_biases_and_norms_are_not_decayed():
+    groups = make_optimizer(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), OptimSettings(weight_decay=0.5)).param_groups
+    assert {group["weight_decay"]: sorted(p.ndim for p in group["params"]) for group in groups} == {0.0: [1, 1, 1], 0.5: [2]}

@@ -1,0 +1,160 @@
+"""What heads cost, and what the loop costs: ratios measured side by side in one run.
+
+    python tools/bench/bench_step.py --out tools/bench/step.csv
+
+Row `branches ÷ flat`: time of one training step of a backbone with two hypernym heads over one without, peak memory beside it.
+Row `loop ÷ bare`: images per second of the loader and step together over the same step on a batch already in memory.
+Steps of both sides alternate, so a busy machine slows both; the ratio is the median over rounds, with its quartiles.
+"""
+
+import argparse
+import csv
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from hiercnn.data import Augment, DataSettings, in_memory, make_loader
+from hiercnn.hierarchy import builtin
+from hiercnn.losses import CrossEntropy
+from hiercnn.models import HeadSpec, build_model
+from hiercnn.train import FlatTask, HierarchicalTask, device_name, git_commit, pick_device, pick_precision
+
+TREE = builtin("cifar100")
+
+
+class Step:
+    """One training step of a model with or without heads."""
+
+    def __init__(self, arguments: argparse.Namespace, *, heads: bool):
+        specs = [HeadSpec("early", TREE.cut(groups=8)), HeadSpec("middle", TREE.cut(groups=20))] if heads else []
+        self.device = pick_device(arguments.device)
+        self.amp = pick_precision("auto", self.device) == "bfloat16"
+        self.model = build_model(arguments.backbone, TREE, specs).to(self.device, memory_format=torch.channels_last).train()
+        loss = CrossEntropy(TREE)
+        cuts = {name: (cut, 0.3) for name, cut in self.model.cuts.items()}
+        self.task = (HierarchicalTask(loss, heads=cuts) if heads else FlatTask(loss)).to(self.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            output = self.model(images)
+        self.task(output, labels, 0)[0].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def timed(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+        """Seconds of one step."""
+        began = time.perf_counter()
+        self(images, labels)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - began
+
+
+def batch(arguments: argparse.Namespace, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device).to(memory_format=torch.channels_last)
+    return F.normalize(images), torch.randint(0, TREE.num_classes, (arguments.batch,), device=device)
+
+
+def branches_over_flat(arguments: argparse.Namespace) -> np.ndarray:
+    """Ratio of step times, one a round."""
+    flat, branches = Step(arguments, heads=False), Step(arguments, heads=True)
+    images, labels = batch(arguments, flat.device)
+    for step in (flat, branches) * 3:
+        step(images, labels)
+    return np.array([branches.timed(images, labels) / flat.timed(images, labels) for _ in range(arguments.rounds)])
+
+
+def loop_over_bare(arguments: argparse.Namespace) -> np.ndarray:
+    """Ratio of images per second, one a round: a step whose batch the loader makes, and the same step on a batch in memory."""
+    step = Step(arguments, heads=True)
+    rng = np.random.default_rng(0)
+    count = arguments.batch * (arguments.rounds + 1)
+    pixels = rng.integers(0, 256, (count, 3, arguments.size, arguments.size), dtype=np.uint8)
+    images = in_memory(pixels, rng.integers(0, TREE.num_classes, count), "train")
+    settings = DataSettings(name="synthetic", batch_size=arguments.batch, augment=Augment(crop=4, flip=True))
+    loader = make_loader(images, settings, train=True, channels=3, device=step.device, channels_last=True)
+    bare, ratios = batch(arguments, step.device), []
+    for _ in range(3):
+        step(*bare)
+    batches, began = loader.epoch(), time.perf_counter()
+    for made in batches:
+        step(made.images, made.labels)
+        if step.device.type == "cuda":
+            torch.cuda.synchronize(step.device)
+        looped = time.perf_counter() - began
+        ratios.append(step.timed(*bare) / looped)
+        began = time.perf_counter()
+    return np.array(ratios[1:])
+
+
+def peak_memory(arguments: argparse.Namespace) -> float:
+    """Peak memory of flat or branches in MiB, in a process of its own: the device's on CUDA, else the process's."""
+    step = Step(arguments, heads=arguments.peak == "branches")
+    images, labels = batch(arguments, step.device)
+    for _ in range(3):
+        step(images, labels)
+    if step.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(step.device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def row(arguments: argparse.Namespace, what: str, ratios: np.ndarray, note: str = "") -> dict[str, object]:
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    device = pick_device(arguments.device)
+    return {
+        "what": what,
+        "median": round(middle, 3),
+        "q25": round(low, 3),
+        "q75": round(high, 3),
+        "rounds": len(ratios),
+        "backbone": arguments.backbone,
+        "size": arguments.size,
+        "batch": arguments.batch,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+        "note": note,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--size", type=int, default=64, help="image side in pixels")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="CSV file to append the rows to")
+    parser.add_argument("--peak", choices=("flat", "branches"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(peak_memory(arguments))
+        return
+    peaks = {}
+    for kind in ("flat", "branches"):
+        command = [sys.executable, __file__, *sys.argv[1:], "--peak", kind]
+        peaks[kind] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    memory = f"peak memory {peaks['flat']:.0f} MiB flat, {peaks['branches']:.0f} MiB branches"
+    rows = [row(arguments, "branches / flat step time", branches_over_flat(arguments), memory)]
+    rows.append(row(arguments, "loop / bare images per second", loop_over_bare(arguments)))
+    for made in rows:
+        print("  ".join(f"{key} {value}" for key, value in made.items()))
+    if arguments.out:
+        fresh = not arguments.out.exists()
+        with open(arguments.out, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            if fresh:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
