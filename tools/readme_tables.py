@@ -49,11 +49,15 @@ def comparison(name: str) -> str:
     runs, where = result["recipes"][result["baseline"]]["runs"], result["environment"]
     seeds = ", ".join(str(run["seed"]) for run in runs)
     sizes = ", ".join(f"{count:,} {split}" for split, count in result["splits"].items())
-    lines.append(
-        f"\n{result['measured_on'].capitalize()} accuracy, mean ± sd over seeds {seeds}; paired difference with its 95 % t interval; {sizes} images;"
-        f" {result['epochs']} epochs; {where['device']}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}, {where['precision']},"
-        f" torch {where['versions']['torch']}, timm {where['versions']['timm']}, commit {where['git'] or 'unknown'}."
-    )
+    threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+    versions = ", ".join(f"{package} {where['versions'][package]}" for package in ("torch", "timm"))
+    conditions = [
+        f"{result['measured_on'].capitalize()} accuracy, mean ± sd over seeds {seeds}",
+        f"paired difference{' with its 95 % t interval' if len(runs) > 1 else ''}",
+        f"{sizes} images, {result['epochs']} epochs",
+        f"{where['device']}, {threads}, {where['precision']}, {versions}, commit {where['git'] or 'unknown'}",
+    ]
+    lines.append("\n" + "; ".join(conditions) + ".")
     return "\n".join(lines)
 
 
@@ -63,9 +67,13 @@ def step() -> str:
         rows = {row["what"]: row for row in csv.DictReader(file)}
     lines = ["| ratio | median [quartiles] | conditions |", "|---|---:|---|"]
     for what, row in rows.items():
-        setting = f"{row['backbone']}, {row['size']} px, batch {row['batch']}, {row['rounds']} rounds, {row['device']}, {row['threads']} threads"
+        setting = (
+            f"{row['backbone']}, {row['size']} px, batch {row['batch']}, {row['rounds']} rounds, {row['device']}, {row['threads']} threads"
+        )
         note = f"; {row['note']}" if row["note"] else ""
-        lines.append(f"| {what} | {row['median']} [{row['q25']}, {row['q75']}] | {setting}, torch {row['torch']}, commit {row['commit']}{note} |")
+        lines.append(
+            f"| {what} | {row['median']} [{row['q25']}, {row['q75']}] | {setting}, torch {row['torch']}, commit {row['commit']}{note} |"
+        )
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Images in class folders, flat or nested."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".
 def folder(*, root: Path) -> Source:
     """Read `root/{train,val,test}/…/<class>/<image>`, or `root/…/<class>/<image>` without splits.
 
-    The folder an image lies in is its class, however deep; classes are numbered by name. val and test are optional.
+    The folder an image lies in is its class, however deep; classes are numbered by name. val and test are optional. Links are followed.
 
     Raises:
-        DataError: No folder, no images, or a split with a class that train lacks.
+        DataError: No folder, no images, an image outside class folders, two class folders of one name in a split, or a split with a class that
+            train lacks.
     """
     root = Path(root)
     if not root.is_dir():
@@ -26,9 +28,11 @@ def folder(*, root: Path) -> Source:
     split_folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     if split_folders and "train" not in split_folders:
         raise DataError(f"{root} has {', '.join(split_folders)} but no train folder")
-    files = {name: _images_below(path) for name, path in (split_folders or {"train": root}).items()}
+    tops = split_folders or {"train": root}
+    files = {name: _images_below(top) for name, top in tops.items()}
     if not files["train"]:
-        raise DataError(f"no images below {(split_folders or {'train': root})['train']} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(f"no images below {tops['train']} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    _check_class_folders(tops, files)
     names = tuple(sorted({path.parent.name for path in files["train"]}))
     return Source(names, **{split: file_set(paths, names, root) for split, paths in files.items() if paths})
 
@@ -43,9 +47,20 @@ def file_set(paths: list[Path], names: tuple[str, ...], root: Path) -> ImageSet:
     return ImageSet(labels, [path.relative_to(root).as_posix() for path in paths], paths=paths)
 
 
+def _check_class_folders(tops: dict[str, Path], files: dict[str, list[Path]]) -> None:
+    for split, paths in files.items():
+        places: dict[str, Path] = {}
+        for folder in sorted({path.parent for path in paths}):
+            place = folder.relative_to(tops[split])
+            if place == Path():
+                raise DataError(f"{tops[split]} holds images outside class folders; move each into the folder of its class")
+            if places.setdefault(folder.name, place) != place:
+                raise DataError(f"two class folders are called '{folder.name}': {places[folder.name]} and {place}; rename one of them")
+
+
 def _images_below(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path.relative_to(root)))
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    found = []
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [Path(folder, name) for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")]
+    return sorted(found)

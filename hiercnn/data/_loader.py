@@ -152,13 +152,12 @@ class SampleLoader(_Loader):
         )
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `start` on."""
+        """Yield the batches of an epoch from number `start` on; one whose images are all unreadable comes empty."""
         self._order.batches = [[(epoch, i) for i in batch.tolist()] for batch in self.batches(epoch)[start:]]
         for images, indices, bad in self._loader:
             self._note(bad)
-            if len(indices):
-                images = images.to(self.device, non_blocking=True)
-                yield Batch(self.normalise(images), self.labels[indices.to(self.device)], indices)
+            images = self.normalise(images.to(self.device, non_blocking=True)) if len(indices) else images
+            yield Batch(images, self.labels[indices.to(self.device)], indices)
 
     def _note(self, bad: list[tuple[int, str]]) -> None:
         for index, reason in bad:
@@ -170,7 +169,7 @@ class SampleLoader(_Loader):
 class _Order:
     """A batch sampler whose batches are set before each epoch."""
 
-    batches: list[list[tuple[int, int]]] = []  # noqa: RUF012  replaced, never changed
+    batches: list[list[tuple[int, int]]] = []
 
     def __iter__(self):
         return iter(self.batches)

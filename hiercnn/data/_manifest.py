@@ -64,7 +64,11 @@ def _read(file: Path) -> list[tuple[str, str, str]]:
         if not path or not label or split not in ("", "train", "val", "test"):
             wanted = "a path, a label and a split of train, val, test (or none)"
             raise DataError(f"{file} line {line}: needs {wanted}; got {path!r}, {label!r}, {split!r}")
-        if seen.setdefault(path, label) != label:
-            raise DataError(f"{file} line {line}: {path} has the labels '{seen[path]}' and '{label}'; multi-label data are not supported")
-        rows.append((path, label, split or "train"))
+        split = split or "train"
+        before_label, before_split = seen.setdefault(path, (label, split))
+        if before_label != label:
+            raise DataError(f"{file} line {line}: {path} has the labels '{before_label}' and '{label}'; multi-label data are not supported")
+        if before_split != split:
+            raise DataError(f"{file} line {line}: {path} stands in {before_split} and in {split}; an image belongs to one split")
+        rows.append((path, label, split))
     return rows

@@ -27,7 +27,7 @@ def synthetic(*, render_train: int = 120, render_test: int = 50, render_size: in
 def _cached(count: int, seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     path = cache_folder() / f"synthetic-v{VERSION}-{count}x{size}-{seed}.npz"
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:
             return stored["images"], stored["labels"]
     except Exception:  # no file, or a damaged one: numpy and zipfile raise a dozen kinds, and drawing again mends them all
         images, labels = render(count, seed, size)

@@ -1,9 +1,13 @@
 """Cross-entropy of the leaf, also for samples that are labelled with an inner node only."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from hiercnn.errors import ShapeError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._registry import losses
 
@@ -19,9 +23,12 @@ class CrossEntropy(nn.Module):
 
     Shapes:
         logits [B, C] (half types are summed in float32), labels [B] int64 → {"cross_entropy": mean over the batch, in nats}.
+
+    Raises:
+        ShapeError: Logits that are not one score a class.
     """
 
-    def __init__(self, hierarchy: Hierarchy, *, label_smoothing: float = 0.0, inner_labels: bool = False):
+    def __init__(self, hierarchy: Hierarchy, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0, inner_labels: bool = False):
         super().__init__()
         self.label_smoothing = label_smoothing
         self.inner_labels = inner_labels
@@ -30,6 +37,8 @@ class CrossEntropy(nn.Module):
             self.register_buffer(name, torch.tensor(array), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if logits.ndim != 2 or logits.shape[1] != len(self.rank):
+            raise ShapeError(f"logits: wanted [B, {len(self.rank)}], one score a class, got {list(logits.shape)}")
         logits = logits.float()
         if not self.inner_labels:
             return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}

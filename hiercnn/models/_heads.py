@@ -1,5 +1,8 @@
 """Hypernym heads: from a stage's feature map to scores of one cut's groups."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor, nn
 
 from hiercnn.errors import ShapeError
@@ -24,7 +27,7 @@ class PoolHead(nn.Module):
         ShapeError: The feature map has another rank or number of channels.
     """
 
-    def __init__(self, channels: int, groups: int, *, conv_blocks: int = 0):
+    def __init__(self, channels: int, groups: int, *, conv_blocks: Annotated[int, Field(ge=0)] = 0):
         super().__init__()
         self.channels = channels
         self.blocks = nn.Sequential(*(_conv_block(channels) for _ in range(conv_blocks)))

@@ -184,9 +184,7 @@ class SmallNet(nn.Module):
                 intermediates.append(x)
         return intermediates if intermediates_only else (x, intermediates)
 
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
+    def prune_intermediate_layers(self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True) -> list[int]:
         """Drop the stages after the last one in `indices`, and then, or with `prune_head`, the head; return `indices` from 0 up."""
         taken, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1

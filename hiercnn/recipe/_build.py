@@ -45,7 +45,7 @@ def report_cuts(recipe: Recipe, hierarchy: Hierarchy) -> list[Cut]:
     """The cuts whose accuracy is reported, coarse first."""
     wanted = recipe.hierarchy.cuts if recipe.hierarchy is not None else None
     if wanted is not None:
-        return hierarchy.cuts([_plain(cut) for cut in wanted])
+        return list({cut.name: cut for cut in hierarchy.cuts([_plain(cut) for cut in wanted])}.values())  # nested: one name, one cut
     depths = range(1, hierarchy.height)
     kept = depths if len(depths) <= 3 else [depths[round(i * (len(depths) - 1) / 2)] for i in range(3)]
     by_name = {cut.name: cut for cut in (hierarchy.cut(depth=depth) for depth in kept) if len(cut) > 1}

@@ -11,11 +11,11 @@ from hiercnn.data import data_sets, from_datasets
 from hiercnn.errors import CheckpointError, RecipeError, shorten
 from hiercnn.hierarchy import Hierarchy, to_nested
 from hiercnn.models import HierarchicalModel
-from hiercnn.recipe._build import PYTHON, build_data, build_recipe_model, build_hierarchy, build_source, build_task, report_cuts
+from hiercnn.recipe._build import PYTHON, build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, read_recipe_file
-from hiercnn.train import QuietDisplay, RunFolder, Trainer, load_weights
+from hiercnn.train import QuietDisplay, RunFolder, Trainer, load_weights, make_display
 
 
 class Run(RunFolder):
@@ -97,6 +97,9 @@ def fit(
     if run.exists():
         _check_resumable(run, recipe, resume)
     if not run.finished:
+        display = display or make_display(recipe.logging.display)
+        if recipe.imports:
+            display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
         source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
         data = build_data(recipe, source, build_hierarchy(recipe.hierarchy))
         run.own_model = _as_hierarchical(model, data.hierarchy)

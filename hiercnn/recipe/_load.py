@@ -76,7 +76,9 @@ def _without(raw: Mapping[str, Any], problems: Iterable[Problem]) -> dict[str, A
     for path, _ in problems:
         node, owner = kept, (kept, "")
         for part in [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", path)]:
-            if not (isinstance(node, dict) and part in node) and not (isinstance(node, list) and isinstance(part, int) and part < len(node)):
+            if not (isinstance(node, dict) and part in node) and not (
+                isinstance(node, list) and isinstance(part, int) and part < len(node)
+            ):
                 break
             owner, node = (node, part), node[part]
         if isinstance(owner[0], dict):
@@ -144,7 +146,7 @@ def _fill(section: Mapping[str, Any], registry: Registry, key: str, common: Mapp
 
 def _options_model(registry: Registry, name: str) -> type[BaseModel]:
     factory = registry[name]
-    hints = typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+    hints = typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory, include_extras=True)
     fields = {
         option: (hints.get(option, Any), ... if parameter.default is parameter.empty else parameter.default)
         for option, parameter in registry.options(name).items()
@@ -183,7 +185,9 @@ def _real_path(location: Sequence[str | int], raw: Any) -> list[str | int]:
     parts, node = [], raw
     for number, part in enumerate(location):
         last = number == len(location) - 1
-        if isinstance(node, Mapping) and (part in node or (last and isinstance(part, str) and not part[:1].isupper() and part in _fields_at(parts))):
+        if isinstance(node, Mapping) and (
+            part in node or (last and isinstance(part, str) and not part[:1].isupper() and part in _fields_at(parts))
+        ):
             node = node.get(part)
             parts.append(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):

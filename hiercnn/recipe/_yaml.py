@@ -14,7 +14,7 @@ from hiercnn.errors import RecipeError, did_you_mean
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 floats, unique keys."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012  a copy, so that SafeLoader stays as it is
+    yaml_implicit_resolvers = {
         first: [entry for entry in entries if entry[0] != "tag:yaml.org,2002:float"]
         for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -31,7 +31,9 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$|^[-+]?([0-9]+\.[0-9]*|\.[0-9]+)$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)$|^[-+]?([0-9]+\.[0-9]*|\.[0-9]+)$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -56,13 +58,15 @@ def find_recipe(name: str | Path) -> Path:
     shipped = recipes_folder() / f"{str(name).removeprefix('recipes/').removesuffix('.yaml')}.yaml"
     if shipped.is_file():
         return shipped
-    raise RecipeError(f"no recipe {name}: neither a file nor a shipped recipe{did_you_mean(str(name), shipped_recipes())} (hiercnn recipes list)")
+    raise RecipeError(
+        f"no recipe {name}: neither a file nor a shipped recipe{did_you_mean(str(name), shipped_recipes())} (hiercnn recipes list)"
+    )
 
 
 def read_text(text: str, where: str) -> Any:
     """Parse YAML. Raises RecipeError with file and line."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError(f"{where} is not valid YAML: {error}") from None
 

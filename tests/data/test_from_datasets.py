@@ -32,7 +32,9 @@ LABELS = [0, 1, 1, 0, 1, 0]
 def eval_images(source, **options) -> torch.Tensor:
     """The training images as the network gets them, not normalised."""
     data = prepare(source, None, settings(val=1, mean=[0.0] * source.channels, std=[1.0] * source.channels, **options), 0)
-    loader = make_loader(data.train, settings(mean=[0.0] * source.channels, std=[1.0] * source.channels, **options), train=False, channels=source.channels)
+    loader = make_loader(
+        data.train, settings(mean=[0.0] * source.channels, std=[1.0] * source.channels, **options), train=False, channels=source.channels
+    )
     return torch.cat([batch.images for batch in loader.epoch()])
 
 

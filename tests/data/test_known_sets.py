@@ -121,7 +121,10 @@ def write_fashion(folder, packed: bool = False) -> dict[str, tuple[np.ndarray, n
     """Write the four files; return images and labels by split."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    arrays = {s: (rng.integers(0, 256, (n, 28, 28), dtype=np.uint8), rng.integers(0, 10, n, dtype=np.uint8)) for s, n in (("train", 7), ("t10k", 4))}
+    arrays = {
+        s: (rng.integers(0, 256, (n, 28, 28), dtype=np.uint8), rng.integers(0, 10, n, dtype=np.uint8))
+        for s, n in (("train", 7), ("t10k", 4))
+    }
     for split, (images, labels) in arrays.items():
         for name, array in {f"{split}-images-idx3-ubyte": images, f"{split}-labels-idx1-ubyte": labels}.items():
             file = folder / (name + ".gz" * packed)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pictures import save, save_all, settings
 
-from hiercnn.data import data_sets, from_datasets, prepare
 from hiercnn.data import _synthetic_source as synthetic_source
+from hiercnn.data import data_sets, prepare
 from hiercnn.data._synthetic import CLASSES
 from hiercnn.errors import DataError, RecipeError
 from hiercnn.hierarchy import from_nested
@@ -82,7 +82,9 @@ def test_folder_without_splits(tmp_path):
 
 
 def test_folder_with_splits_and_depth(tmp_path):
-    source = data_sets["folder"](root=save_all(tmp_path, ["train/pet/cat/1.png", "train/wild/big/wolf/1.png", "val/cat/2.png", "test/x/wolf/3.png"]))
+    source = data_sets["folder"](
+        root=save_all(tmp_path, ["train/pet/cat/1.png", "train/wild/big/wolf/1.png", "val/cat/2.png", "test/x/wolf/3.png"])
+    )
     assert source.names == ("cat", "wolf")
     assert of_split(source, "train") == {"train/pet/cat/1.png": "cat", "train/wild/big/wolf/1.png": "wolf"}
     assert of_split(source, "val") == {"val/cat/2.png": "cat"}
@@ -105,7 +107,11 @@ BAD_FOLDERS = {
     "no images": (["cat/notes/readme.txt"], "", r"no images below .* \(looked for \.bmp, "),
     "no train images": (["train/readme.txt", "test/cat/1.png"], "", "no images below .*train "),
     "no train": (["test/cat/1.png", "val/cat/1.png"], "", "has val, test but no train folder"),
-    "stranger": (["train/cat/1.png", "train/dog/1.png", "val/cta/1.png"], "", "folder 'cta' is not one of the 2 classes; did you mean 'cat'"),
+    "stranger": (
+        ["train/cat/1.png", "train/dog/1.png", "val/cta/1.png"],
+        "",
+        "folder 'cta' is not one of the 2 classes; did you mean 'cat'",
+    ),
 }
 
 
@@ -158,7 +164,10 @@ def test_manifest_takes_quoted_cells(tmp_path):
 
 
 BAD_MANIFESTS = {
-    "missing column": ("path,lable\na,cat\n", r"list\.csv lacks the column 'label'; did you mean 'lable'\?; wanted path,label\[,split\], found 'path', 'lable'"),
+    "missing column": (
+        "path,lable\na,cat\n",
+        r"list\.csv lacks the column 'label'; did you mean 'lable'\?; wanted path,label\[,split\], found 'path', 'lable'",
+    ),
     "empty file": ("", "lacks the column 'label'; .* found nothing"),
     "no rows": ("path,label\n", "no row belongs to the split 'train'"),
     "no train rows": ("path,label,split\na,cat,test\n", "no row belongs to the split 'train'"),
@@ -200,6 +209,34 @@ def test_saved_image_comes_back(tmp_path):
     save_all(tmp_path, ["cat/2.png", "dog/1.png", "dog/2.png"])
     data = prepare(data_sets["folder"](root=tmp_path), None, settings(val=1, image_size=8), 0)
     stored = {image: tuple(pixels[:, 0, 0].tolist()) for s in (data.train, data.val) for image, pixels in zip(s.ids, s.images, strict=True)}
-    firsts = [tuple(np.random.default_rng(seed).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)[0, :, 0, 0].tolist()) for seed in (1, 0, 1, 2)]
+    firsts = [
+        tuple(np.random.default_rng(seed).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)[0, :, 0, 0].tolist()) for seed in (1, 0, 1, 2)
+    ]
     assert stored == dict(zip(["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"], firsts, strict=True))
-    assert from_datasets  # imported for symmetry
+
+
+# --- Class folders that would be read wrongly -----------------------------------------------------------------------------------------
+
+
+def test_an_image_outside_class_folders_is_refused(tmp_path):
+    save_all(tmp_path, ["train/a/1.png", "train/b/2.png", "train/3.png"])
+    with pytest.raises(DataError, match="train holds images outside class folders"):
+        data_sets["folder"](root=tmp_path)
+
+
+def test_two_class_folders_of_one_name_are_refused(tmp_path):
+    save_all(tmp_path, ["fish/orange/1.png", "fruit/orange/2.png"])
+    with pytest.raises(DataError, match="two class folders are called 'orange': fish/orange and fruit/orange"):
+        data_sets["folder"](root=tmp_path)
+
+
+def test_links_to_class_folders_are_followed(tmp_path):
+    save_all(tmp_path, ["elsewhere/a/1.png", "root/b/2.png"])
+    (tmp_path / "root" / "a").symlink_to(tmp_path / "elsewhere" / "a")
+    assert data_sets["folder"](root=tmp_path / "root").names == ("a", "b")
+
+
+def test_an_image_in_two_splits_is_refused(tmp_path):
+    (tmp_path / "m.csv").write_text("path,label,split\n1.png,a,train\n2.png,b,train\n1.png,a,test\n")
+    with pytest.raises(DataError, match=r"line 4: 1\.png stands in train and in test"):
+        data_sets["manifest"](file=tmp_path / "m.csv")

@@ -63,9 +63,7 @@ class OnlyFeatureInfo(torch.nn.Sequential):
 def test_hooks_serve_backbones_without_forward_intermediates():
     backbone = OnlyFeatureInfo()
     cuts = {"a": TWO, "b": FOUR}
-    model = HierarchicalModel(
-        backbone, TREE.classes, heads={"a": PoolHead(4, 2), "b": PoolHead(8, 4)}, stages={"a": 0, "b": 1}, cuts=cuts
-    )
+    model = HierarchicalModel(backbone, TREE.classes, heads={"a": PoolHead(4, 2), "b": PoolHead(8, 4)}, stages={"a": 0, "b": 1}, cuts=cuts)
     images = torch.randn(2, 3, 16, 16)
     output = model(images)
     assert torch.equal(output.leaf, backbone(images))

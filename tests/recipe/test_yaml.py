@@ -8,7 +8,17 @@ from hiercnn.recipe._yaml import apply_overrides, find_recipe, merge, read_recip
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("2e-5", 2e-5), ("1E3", 1000.0), (".5", 0.5), ("-1.5e+2", -150.0), ("3", 3), ("0.1", 0.1), ("1e", "1e"), ("n01", "n01"), ("null", None)],
+    [
+        ("2e-5", 2e-5),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("-1.5e+2", -150.0),
+        ("3", 3),
+        ("0.1", 0.1),
+        ("1e", "1e"),
+        ("n01", "n01"),
+        ("null", None),
+    ],
 )
 def test_numbers_are_read_as_people_write_them(text, value):
     read = read_text(text, "here")
