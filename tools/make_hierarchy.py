@@ -1,6 +1,6 @@
 """Make the hierarchies that come with the package: python tools/make_hierarchy.py NAME... --out hiercnn/hierarchy/builtin
 
-cifar10 and fashion_mnist need nothing, cifar100 needs --cifar100-classes, cifar100_semantic needs --semantic-tree and
+cifar10, fashion_mnist and synthetic need nothing, cifar100 needs --cifar100-classes, cifar100_semantic needs --semantic-tree and
 imagenet1k needs --imagenet-closure and WordNet (python -m nltk.downloader wordnet).
 """
 
@@ -102,6 +102,14 @@ def imagenet1k(wnids_file: Path) -> Hierarchy:
     return _with_meta(tree, tree.meta | {"notice": notice.strip()})
 
 
+def synthetic() -> Hierarchy:
+    """3 / 9 / 36 groups: the rendered shapes of hiercnn.data."""
+    from hiercnn.data._synthetic import CLASSES, TREE
+
+    meta = {"source": "The rendered shapes of hiercnn.data: family, shape, fill", "notice": "Part of hiercnn"}
+    return from_nested({"shapes": TREE}, CLASSES, meta=meta)
+
+
 def _wnids(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -124,6 +132,7 @@ MAKERS = {
     "cifar100_semantic": (cifar100_semantic, "semantic_tree"),
     "fashion_mnist": (fashion_mnist, None),
     "imagenet1k": (imagenet1k, "imagenet_closure"),
+    "synthetic": (synthetic, None),
 }
 
 

@@ -16,11 +16,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".
 def folder(*, root: Path) -> Source:
     """Read `root/{train,val,test}/…/<class>/<image>`, or `root/…/<class>/<image>` without splits.
 
-    The folder an image lies in is its class, however deep; classes are numbered by name. val and test are optional. Links are followed.
+    The folder an image lies in is its class, however deep; classes are numbered by name. val and test are optional.
 
     Raises:
-        DataError: No folder, no images, an image outside class folders, two class folders of one name in a split, or a split with a class that
-            train lacks.
+        DataError: No folder, no images, an image outside class folders, two class folders of one name in a split, or a split with a class
+            that train lacks.
     """
     root = Path(root)
     if not root.is_dir():

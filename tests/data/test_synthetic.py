@@ -19,16 +19,20 @@ def test_tree_has_three_levels_of_unique_names():
     leaves = [leaf for family in TREE.values() for of_shape in family.values() for leaf in of_shape]
     names = [*TREE, *shapes, *leaves]
     assert len(names) == len(set(names))
-    assert len(TREE) >= 3 and all(len(family) >= 3 for family in TREE.values())
+    assert len(TREE) >= 3
+    assert all(len(family) >= 3 for family in TREE.values())
     assert len(leaves) >= 36
     assert tuple(leaves) == CLASSES
 
 
 def test_arrays_have_stated_shapes_and_types(drawn):
     images, labels = drawn
-    assert images.shape == (COUNT * len(CLASSES), 3, SIZE, SIZE) and images.dtype == np.uint8
-    assert labels.shape == (COUNT * len(CLASSES),) and labels.dtype == np.int64
-    assert images.min() < 20 and images.max() > 235
+    assert images.shape == (COUNT * len(CLASSES), 3, SIZE, SIZE)
+    assert images.dtype == np.uint8
+    assert labels.shape == (COUNT * len(CLASSES),)
+    assert labels.dtype == np.int64
+    assert images.min() < 20
+    assert images.max() > 235
 
 
 def test_every_class_comes_equally_often_and_in_order(drawn):
