@@ -17,7 +17,9 @@ def print_findings() -> None:
     device = pick_device("auto")
     print(f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name) or 'missing'}" for name in PACKAGES))
     print(f"commit: {git_commit() or 'installed package, no checkout'}")
-    print(f"device: {device_name(device)} ({device.type}), {torch.get_num_threads()} threads, auto precision {pick_precision('auto', device)}")
+    print(
+        f"device: {device_name(device)} ({device.type}), {torch.get_num_threads()} threads, auto precision {pick_precision('auto', device)}"
+    )
     print(f"built-in trees: {', '.join(builtin_names())}")
     print(f"recipes: {len(shipped_recipes())} (hiercnn recipes list)")
     print(f"cache: {cache_folder()}")

@@ -127,7 +127,9 @@ def _finished_run(recipe: Recipe, path: Path, trust_imports: bool, tell: Callabl
     try:
         return fit(recipe, run_dir=path, resume=run.exists(), trust_imports=trust_imports)
     except Interrupted as stop:
-        raise Interrupted(f"stopped in {recipe.name}, seed {recipe.seed}; everything is saved in {path}. Go on with the same command", stop.signal) from None
+        raise Interrupted(
+            f"stopped in {recipe.name}, seed {recipe.seed}; everything is saved in {path}. Go on with the same command", stop.signal
+        ) from None
 
 
 def _check_comparable(recipes: Sequence[Recipe]) -> None:

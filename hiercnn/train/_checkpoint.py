@@ -51,7 +51,9 @@ def check_classes(path: Path | str, facts: Mapping[str, object], hierarchy: Hier
         raise CheckpointError(f"{path} is of other classes: {'; '.join(filter(None, parts))}")
     if theirs != ours:
         first = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
-        raise CheckpointError(f"{path} numbers the classes in another order: class {first} is '{theirs[first]}' there and '{ours[first]}' here")
+        raise CheckpointError(
+            f"{path} numbers the classes in another order: class {first} is '{theirs[first]}' there and '{ours[first]}' here"
+        )
     if facts.get("hierarchy") != hierarchy.digest:
         raise CheckpointError(f"{path} was made with another hierarchy of the same classes; use the run's hierarchy.json")
 

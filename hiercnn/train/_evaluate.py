@@ -33,6 +33,8 @@ def evaluate(
     groups = {name: torch.tensor(cut.label_groups, device=loader.device) for name, cut in (heads or {}).items()}
     hits = {name: torch.zeros(2, dtype=torch.int64, device=loader.device) for name in groups}
     for batch in loader.epoch():
+        if not len(batch.labels):
+            continue
         with autocast():
             output = model(batch.images)
         levels.update(output.leaf.float(), batch.labels)

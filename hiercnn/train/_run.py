@@ -71,7 +71,9 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise CheckpointError(f"cannot write {self.metrics_file}: {error.strerror}; the last checkpoint is intact, free space and --resume") from None
+            raise CheckpointError(
+                f"cannot write {self.metrics_file}: {error.strerror}; the last checkpoint is intact, free space and --resume"
+            ) from None
 
     def keep_events(self, count: int) -> None:
         """Cut metrics.jsonl back to its first `count` events: those that a checkpoint knows of."""
@@ -96,7 +98,9 @@ class RunFolder:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 handle.seek(0)
-                raise CheckpointError(f"run folder {self.path} is in use by process {handle.read().strip() or '?'}; choose another --run-dir") from None
+                raise CheckpointError(
+                    f"run folder {self.path} is in use by process {handle.read().strip() or '?'}; choose another --run-dir"
+                ) from None
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()

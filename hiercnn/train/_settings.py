@@ -120,7 +120,9 @@ class Steps(Settings):
 
 def _weight_kind(value: object) -> str:
     keys = value if isinstance(value, dict) else ()
-    return "linear" if isinstance(value, Linear) or "linear" in keys else "steps" if isinstance(value, Steps) or "steps" in keys else "number"
+    return (
+        "linear" if isinstance(value, Linear) or "linear" in keys else "steps" if isinstance(value, Steps) or "steps" in keys else "number"
+    )
 
 
 def _plain_weight(value: object) -> object:
@@ -130,7 +132,9 @@ def _plain_weight(value: object) -> object:
 
 
 Weight = Annotated[
-    Annotated[NotNegative, BeforeValidator(_plain_weight), Tag("number")] | Annotated[Linear, Tag("linear")] | Annotated[Steps, Tag("steps")],
+    Annotated[NotNegative, BeforeValidator(_plain_weight), Tag("number")]
+    | Annotated[Linear, Tag("linear")]
+    | Annotated[Steps, Tag("steps")],
     Discriminator(_weight_kind),
 ]
 

@@ -134,7 +134,8 @@ class Trainer:
         began = time.perf_counter()
         for batch in self.train_loader.epoch(progress.epoch, progress.batch):
             first = progress.batch - progress.batch % accumulate
-            self._backward(batch, share=1 / min(accumulate, batches - first))
+            if len(batch.labels):  # none is left where every image was unreadable
+                self._backward(batch, share=1 / min(accumulate, batches - first))
             progress.batch += 1
             progress.images += len(batch.labels)
             if progress.batch % accumulate and progress.batch < batches:
@@ -181,6 +182,8 @@ class Trainer:
         progress, began = self.progress, time.perf_counter()
         predictions = PredictionLog(self.cuts, full=last) if self.settings.eval.predictions else None
         val = self._evaluate(self.val_loader, predictions)
+        if val["images"] and not np.isfinite(val["nll"]):  # the epoch's last update broke the weights
+            self._fail(f"the loss on val is {val['nll']} after epoch {progress.epoch}", progress.epoch - 1)
         subset = self._evaluate(self.subset_loader)
         if predictions is not None:
             name = "val.npz" if last else f"val-epoch-{progress.epoch:04d}.npz"
@@ -262,26 +265,29 @@ class Trainer:
 
     def _check_losses(self) -> None:
         """Add up the losses not yet looked at; raise TrainingError at the first that is not finite."""
-        sums, done = self.progress.sums, self.progress.batch
+        sums = self.progress.sums
         for number, batch, loss, terms in self._unchecked:
             value = loss.item()
             if not np.isfinite(value):
                 self._unchecked.clear()
-                self._fail(number, value, batch)
+                self._fail_at(number, value, batch)
             for name, term in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0.0) + term.item()
-            self.display.step(done, value)
+            self.display.step(number + 1, value)
         self._unchecked.clear()
 
-    def _fail(self, number: int, value: float, batch: Batch) -> None:
-        kept = self.run.checkpoints / "state.pt"
-        good = f"last good checkpoint: {kept}, after epoch {self.progress.epoch}" if kept.exists() else "no checkpoint was saved yet"
+    def _fail_at(self, number: int, value: float, batch: Batch) -> None:
         step = self.progress.epoch * len(self.train_loader) + number + 1
-        raise TrainingError(
-            f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1}); {good}.\n"
-            f"Its images: {shorten(self.train_loader.ids(batch.indices), limit=16)}.\n"
-            "Try a lower optim.lr, optim.clip_norm=1, or train.precision=float32, in a new --run-dir."
+        images = f"Its images: {shorten(self.train_loader.ids(batch.indices), limit=16)}.\n"
+        self._fail(
+            f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1})", self.progress.epoch, images
         )
+
+    def _fail(self, what: str, epochs_done: int, images: str = "") -> None:
+        kept = self.run.checkpoints / "state.pt"
+        good = f"last good checkpoint: {kept}, after epoch {epochs_done}" if kept.exists() else "no checkpoint was saved yet"
+        advice = "Try a lower optim.lr, optim.clip_norm=1, or train.precision=float32, in a new --run-dir."
+        raise TrainingError(f"{what}; {good}.\n{images}{advice}")
 
     def _obey(self, stop: StopRequest) -> None:
         """Save and leave if somebody asked for it."""
@@ -289,7 +295,9 @@ class Trainer:
             return
         self._save()
         done = f"epoch {self.progress.epoch + 1}, after {self.progress.batch} of {len(self.train_loader)} batches"
-        raise Interrupted(f"stopped in {done}; everything is saved in {self.run.path}. Go on with the same command and --resume", stop.signal)
+        raise Interrupted(
+            f"stopped in {done}; everything is saved in {self.run.path}. Go on with the same command and --resume", stop.signal
+        )
 
     def _log(self, event: dict[str, object]) -> None:
         self.run.log(event)

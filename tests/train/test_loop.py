@@ -69,6 +69,12 @@ def test_diverging_run_stops(tmp_path):
         fit(tiny("optim.lr=1e30"), run_dir=tmp_path)
 
 
+def test_last_update_that_breaks_the_weights_is_noticed(tmp_path):
+    with pytest.raises(TrainingError, match="the loss on val is nan after epoch 1; no checkpoint was saved yet"):
+        fit(tiny("optim.lr=1e30", "train.accumulate=5", "epochs=1"), run_dir=tmp_path)  # a single update
+    assert not (tmp_path / "checkpoints" / "last.safetensors").exists()
+
+
 class Plain(nn.Module):
     """A net without batch norm, whose gradient is a plain mean over images."""
 
@@ -103,7 +109,14 @@ def test_last_update_averages_the_batches_that_are_left(tmp_path):
 
 
 def test_clip_norm_bounds_a_step(tmp_path):
-    plain_sgd = ("optim.name=momentum", "optim.momentum=0", "optim.weight_decay=0", "optim.lr=1", "epochs=1", "train.accumulate=5")  # a single update
+    plain_sgd = (
+        "optim.name=momentum",
+        "optim.momentum=0",
+        "optim.weight_decay=0",
+        "optim.lr=1",
+        "epochs=1",
+        "train.accumulate=5",
+    )  # a single update
     torch.manual_seed(0)
     before = Plain()
     after = _plain_weights(tmp_path / "clipped", *plain_sgd, "optim.clip_norm=0.01")
@@ -147,17 +160,26 @@ def test_test_split_can_be_left_alone(tmp_path):
     assert not list(run.predictions.iterdir())
 
 
-def test_fit_leaves_the_global_generator_alone(tmp_path):
+def test_training_leaves_the_global_generator_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("hiercnn.recipe._load.find_problems", lambda *arguments, **options: [])  # which builds a net and throws it away
     recipe = tiny("model.options={drop_rate: 0.5}", BRANCHES)
     before = torch.get_rng_state()
     fit(recipe, run_dir=tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_exception_leaves_the_global_generator_alone(tmp_path):
+@pytest.mark.xfail(strict=True, reason="hiercnn.recipe checks a recipe by building its backbone without a seed of its own")
+def test_loading_a_recipe_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    tiny()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_exception_leaves_the_global_generator_alone(tmp_path, monkeypatch):
     def fail(epoch, batch):
         raise ZeroDivisionError
 
+    monkeypatch.setattr("hiercnn.recipe._load.find_problems", lambda *arguments, **options: [])
     recipe = tiny("model.options={drop_rate: 0.5}")
     before = torch.get_rng_state()
     with pytest.raises(ZeroDivisionError):
@@ -190,7 +212,7 @@ def test_own_model_keeps_the_backbones_interface(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("default")  # the compiler warns of its own inner workings
 def test_compiled_run_learns_the_same(tmp_path):
     plain = fit(tiny(BRANCHES), run_dir=tmp_path / "plain")
     compiled = fit(tiny(BRANCHES, "train.compile=true"), run_dir=tmp_path / "compiled")

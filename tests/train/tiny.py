@@ -16,14 +16,18 @@ MEASURED = ("seconds", "peak_memory_mib")  # what two runs of one recipe may dif
 BATCHES = 5  # batches of an epoch
 
 CHILDREN = multiprocessing.get_context("forkserver")  # its children need not import torch again
-CHILDREN.set_forkserver_preload(["hiercnn.recipe", "hiercnn.cli._app", "hiercnn.models._plain", "timm.optim", "timm.scheduler", "timm.utils"])
+CHILDREN.set_forkserver_preload(
+    ["hiercnn.recipe", "hiercnn.cli._app", "hiercnn.models._plain", "timm.optim", "timm.scheduler", "timm.utils"]
+)
 
 
 def _stages(in_chans: int):
     return [[_conv(in_chans, 16, stride=2)], [_conv(16, 48, stride=2)]]
 
 
-default_cfgs = generate_default_cfgs({"tiny_net.untrained": {"input_size": (3, 16, 16), "first_conv": "stages.0.0.conv", "classifier": "fc"}})
+default_cfgs = generate_default_cfgs(
+    {"tiny_net.untrained": {"input_size": (3, 16, 16), "first_conv": "stages.0.0.conv", "classifier": "fc"}}
+)
 
 
 @register_model
@@ -38,7 +42,15 @@ def tiny(*overrides: str) -> Recipe:
         "name": "flat",
         "epochs": 2,
         "hierarchy": {"builtin": "synthetic", "cuts": [3, 9]},
-        "data": {"name": "synthetic", "render_train": 6, "render_test": 3, "render_size": 16, "val": 1, "batch_size": 32, "augment": {"crop": 2}},
+        "data": {
+            "name": "synthetic",
+            "render_train": 6,
+            "render_test": 3,
+            "render_size": 16,
+            "val": 1,
+            "batch_size": 32,
+            "augment": {"crop": 2},
+        },
         "model": {"backbone": "tiny_net"},
         "optim": {"lr": 0.05},
         "train": {"device": "cpu", "precision": "float32"},
@@ -69,7 +81,7 @@ class Spy(QuietDisplay):
         self.at = start + 1
 
     def step(self, done, loss):
-        self.action(self.at, done + 1)
+        self.action(self.at, done)
 
     def epoch(self, row):
         self.at += 1

@@ -1,0 +1,192 @@
+"""`hiercnn train`, `hiercnn compare` and their errors."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from train.tiny import BRANCHES, Spy, tiny
+
+from hiercnn import Run
+from hiercnn.errors import RecipeError
+from hiercnn.recipe import to_yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_train_prints_epochs_and_the_end(command, recipe_file, tmp_path):
+    code, out, err = command("train", recipe_file(), "--run-dir", tmp_path / "run")
+    assert (code, err) == (0, "")
+    title, first, second, accuracy, folder = out.splitlines()
+    assert title == "flat: 2 epochs of 5 steps"
+    assert first.startswith("epoch 1")
+    assert second.startswith("epoch 2")
+    leaf = 100 * Run(tmp_path / "run").end["test"]["accuracy"]["leaf"]
+    assert re.match(rf"test accuracy: 3 groups \d+\.\d %, 9 groups \d+\.\d %, leaf {leaf:.1f} %  \(\d+ s\)", accuracy)
+    assert folder == f"run folder: {tmp_path / 'run'}"
+
+
+def test_default_run_folder(command, recipe_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("train", recipe_file("name=mine"), "-q").code == 0
+    assert Run(tmp_path / "runs" / "mine").finished
+
+
+def test_quiet_prints_nothing(command, recipe_file, tmp_path):
+    assert command("train", recipe_file(), "--quiet", "--run-dir", tmp_path / "run") == (0, "", "")
+
+
+def test_overrides_reach_the_run(command, recipe_file, tmp_path):
+    command("train", recipe_file(BRANCHES), "optim.lr=2e-3", "model.heads.1.weight=0.25", "epochs=1", "--run-dir", tmp_path / "run", "-q")
+    recipe = Run(tmp_path / "run").recipe
+    assert (recipe.optim.lr, recipe.epochs, recipe.model.heads[1].weight) == (0.002, 1, 0.25)
+
+
+def test_dry_run_trains_and_writes_nothing(command, recipe_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = recipe_file(BRANCHES)
+    code, out, _ = command("train", path, "--dry-run", "optim.lr=0.02", "--run-dir", tmp_path / "run")
+    assert code == 0
+    assert list(tmp_path.iterdir()) == [path]
+    for text in ("  lr: 0.02", "classes: 36", "train: 180 images", "val: 36 images", "test: 108 images", "backbone: tiny_net, "):
+        assert text in out
+    assert "stages: 0: 16 channels, stride 2, 1: 48 channels, stride 4" in out
+    assert "head stage0_3: stage 0, 3 groups, 83 parameters" in out  # norm 16 + 16, linear 3 x 16 + 3
+    assert out.endswith("dry run: nothing was trained or written\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.momentm=0.9"], "optim.momentm: unknown key; did you mean 'momentum'?"),
+        (["model.heads=[{stage: 7, cut: 3}]"], "model.heads[0].stage: stage 7 does not exist; tiny_net has stages 0..1"),
+        (["lr"], "override 'lr' should look like key.sub=value"),
+        (["optim.name=adamv"], "timm has no optimiser 'adamv'; did you mean"),
+        (["optim.momentum=0"], "Nesterov momentum requires a momentum"),
+        (["train.device=cuda:99"], "train.device: cuda:99 is not there"),
+        (["imports=[os]"], "if you trust it, add --trust-imports"),
+    ],
+)
+def test_errors_are_one_message(command, recipe_file, tmp_path, arguments, message):
+    code, out, err = command("train", recipe_file(), *arguments, "--run-dir", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert err.startswith("hiercnn: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_unknown_recipe_gets_a_suggestion(command):
+    code, _, err = command("train", "quickstart/flet")
+    assert code == 2
+    assert "did you mean 'quickstart/flat'? (hiercnn recipes list)" in err
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_debug_shows_the_error_itself(command, recipe_file, before):
+    arguments = ["train", recipe_file(), "optim.momentm=0.9"]
+    with pytest.raises(RecipeError, match="momentm"):
+        command(*(["--debug", *arguments] if before else [*arguments, "--debug"]))
+
+
+def test_usage_errors_are_2_as_well(command):
+    code, _, err = command("train")
+    assert code == 2
+    assert "Missing argument" in err
+
+
+def test_help_names_the_commands(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    for name in ("train", "compare", "doctor", "hierarchy", "recipes"):
+        assert name in out
+
+
+def test_resume(command, recipe_file, tmp_path, monkeypatch):
+    path, arguments = recipe_file(), ["--run-dir", tmp_path / "run"]
+    monkeypatch.setattr("hiercnn.train._display.PlainDisplay", lambda: Spy(interrupt(1)))
+    stopped = command("train", path, *arguments)
+    assert stopped.code == 130
+    assert stopped.err == f"hiercnn: stopped in epoch 1, after 2 of 5 batches; everything is saved in {tmp_path / 'run'}. " + (
+        "Go on with the same command and --resume\n"
+    )
+    monkeypatch.undo()
+    refused = command("train", path, *arguments)
+    assert refused.code == 2
+    assert "already holds a run that has done 0 of 2 epochs; add --resume" in refused.err
+    assert command("train", path, *arguments, "--resume").code == 0
+    again = command("train", path, *arguments, "--resume")
+    assert again.code == 0
+    assert again.out.startswith("test accuracy:")  # and no epoch before
+
+
+def interrupt(times: int):
+    """Press Ctrl-C so many times after the second batch."""
+
+    def press(epoch, batch):
+        if (epoch, batch) == (1, 2):
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return press
+
+
+def test_second_ctrl_c(command, recipe_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("hiercnn.train._display.PlainDisplay", lambda: Spy(interrupt(2)))
+    code, _, err = command("train", recipe_file(), "--run-dir", tmp_path / "run")
+    assert (code, err) == (130, "hiercnn: stopped at once; nothing was saved since the last checkpoint\n")
+
+
+def test_compare_prints_the_table_of_its_file(command, recipe_file, tmp_path):
+    flat, branches = recipe_file(name="flat.yaml"), recipe_file(BRANCHES, "name=branches", name="branches.yaml")
+    code, out, err = command("compare", flat, branches, "epochs=1", "--seeds", 2, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    result = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert list(result["recipes"]) == ["flat", "branches"]
+    assert len(result["recipes"]["flat"]["runs"]) == 2
+    assert result["epochs"] == 1
+    leaf = result["recipes"]["branches"]["accuracy"]["leaf"]
+    for text in ("flat, seed 0\n", "branches, seed 1\n", "baseline", f"{100 * leaf['mean']:.1f} ± {100 * leaf['sd']:.1f}", "written to "):
+        assert text in out
+    again = command("compare", flat, branches, "epochs=1", "--seeds", 2, "--out", tmp_path / "out", "--quiet")
+    assert "finished already" not in again.out
+    assert "baseline" in again.out
+
+
+def test_compare_refuses_twice_the_same(command, recipe_file, tmp_path):
+    code, _, err = command("compare", recipe_file(), recipe_file(), "--out", tmp_path / "out")
+    assert code == 2
+    assert "needs recipes of different names" in err
+
+
+# ---- in a process of their own --------------------------------------------------------------------------------------
+
+
+def run(*command, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=120, **options)
+
+
+def test_python_m_hiercnn_with_a_traceback():
+    ended = run("-m", "hiercnn", "recipes", "copy", "nothing", "--debug")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("Traceback")
+    assert "RecipeError: no shipped recipe 'nothing'" in ended.stderr
+
+
+def test_compare_as_a_script(tmp_path):
+    recipe = tiny("epochs=1").plain() | {"model": {"backbone": "alexnet_bn"}}  # tiny_net is known to the tests only
+    (tmp_path / "flat.yaml").write_text(json.dumps(recipe))
+    ended = run(ROOT / "tools" / "compare.py", tmp_path / "flat.yaml", "--out", tmp_path / "out")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["baseline"] == "flat"
+
+
+def test_stored_recipe_trains_the_same_run(command, tmp_path):
+    (tmp_path / "first.yaml").write_text(to_yaml(tiny(BRANCHES)))
+    command("train", tmp_path / "first.yaml", "--run-dir", tmp_path / "a", "-q")
+    command("train", tmp_path / "a" / "recipe.yaml", "--run-dir", tmp_path / "b", "-q")
+    assert Run(tmp_path / "a").metrics[-1]["val"] == Run(tmp_path / "b").metrics[-1]["val"]
