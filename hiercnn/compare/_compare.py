@@ -7,10 +7,11 @@ from typing import Any
 
 from hiercnn.compare._statistics import epochs_to_target, final_accuracy, paired_difference, smoothed_val, spread, train_val_gap
 from hiercnn.errors import Interrupted, RecipeError, shorten
-from hiercnn.recipe import Recipe, Run, fit, load_recipe
+from hiercnn.recipe import Recipe, Run, differing_keys, fit, load_recipe
 from hiercnn.train import atomic_file
 
 FORMAT = "hiercnn.compare/1"
+PAIRED = frozenset({"seed", "epochs", "data.name", "data.root", "data.file", "data.val", "data.seed", "eval.test"})
 
 
 def compare(
@@ -79,6 +80,7 @@ def _row(recipe: Recipe, runs: list[Run], baseline: list[Run], targets: list[flo
     reached = [one["epochs_to_target"] for one in per_run]
     return {
         "recipe": recipe.plain(),
+        "differs_in": [key for key in differing_keys(recipe, baseline[0].recipe) if key != "name"],
         "runs": per_run,
         "accuracy": {level: spread([one["accuracy"][level] for one in per_run]) for level in levels},
         "difference": {
@@ -138,8 +140,6 @@ def _check_comparable(recipes: Sequence[Recipe]) -> None:
         raise RecipeError(f"compare needs recipes of different names; got {shorten(names)} (set name: in each)")
     first = recipes[0]
     for other in recipes[1:]:
-        same = {"data.name": (first.data.name, other.data.name), "epochs": (first.epochs, other.epochs), "seed": (first.seed, other.seed)}
-        same["eval.test"] = (first.eval.test, other.eval.test)
-        different = [f"{key}: {a} and {b}" for key, (a, b) in same.items() if a != b]
+        different = [key for key in differing_keys(first, other) if key in PAIRED]
         if different:
-            raise RecipeError(f"{first.name} and {other.name} cannot be compared; they differ in {'; '.join(different)}")
+            raise RecipeError(f"{first.name} and {other.name} cannot be compared; they differ in {', '.join(different)}")

@@ -53,6 +53,9 @@ def _epochs(row: dict[str, Any], result: dict[str, Any]) -> str:
 
 def _notes(result: dict[str, Any], seeds: int) -> list[str]:
     environment, notes = result["environment"], []
+    others = {key for row in result["recipes"].values() for key in row["differs_in"]}
+    if others:
+        notes.append(f"the recipes differ from {result['baseline']} in {', '.join(sorted(others))} and nothing else")
     if result["convergence"] == "anytime":
         notes.append(f"target: the last val accuracy (median of 3) of {result['baseline']}, same seed; constant lr, averaged weights")
     else:

@@ -53,6 +53,8 @@ def prepare(source: Source, hierarchy: Hierarchy | None, settings: DataSettings,
     _check_classes(train, tree, "train")
     if not len(val):
         raise DataError(f"data.val={settings.val} carves nothing: no class has two images; add images, or bring a val split")
+    if "test" in splits and not (splits["test"].labels < tree.num_classes).any():
+        raise DataError("no test image is labelled with a class; leave the split out, or label it finer")
     sets, unreadable = {}, []
     for name, split in {"train": train, "val": val, "test": splits.get("test")}.items():
         sets[name], bad = (split, []) if split is None else _store(split, source, settings)

@@ -1,6 +1,6 @@
 """Any timm backbone with hypernym heads that branch from its stages and fall away at inference."""
 
-from hiercnn.models._backbone import PLACES, create_backbone, stage_index, stages
+from hiercnn.models._backbone import PLACES, create_backbone, seeded, stage_index, stages
 from hiercnn.models._heads import PoolHead, heads
 from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model
 
@@ -13,6 +13,7 @@ __all__ = [
     "build_model",
     "create_backbone",
     "heads",
+    "seeded",
     "stage_index",
     "stages",
 ]

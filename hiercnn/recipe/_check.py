@@ -5,7 +5,7 @@ from typing import Any
 
 from hiercnn.errors import HierCNNError, RecipeError
 from hiercnn.hierarchy import Hierarchy
-from hiercnn.models import create_backbone, stage_index, stages
+from hiercnn.models import create_backbone, seeded, stage_index, stages
 from hiercnn.recipe._build import PYTHON, build_hierarchy, head_cut, report_cuts
 from hiercnn.recipe._schema import HeadSettings, Recipe
 from hiercnn.train import weight_at
@@ -22,7 +22,8 @@ def find_problems(recipe: Recipe, *, tree_failed: bool = False) -> list[Problem]
     trunk = None
     if recipe.model.backbone != PYTHON:
         options = {"stem": recipe.model.stem, "options": recipe.model.options}
-        trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
+        with seeded(0):  # the weights are thrown away; the caller's generator is not to notice
+            trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
     tree_failed = tree_failed or any(path == "hierarchy" for path, _ in problems)
     for number, head in enumerate(recipe.model.heads):
         path = f"model.heads[{number}]"

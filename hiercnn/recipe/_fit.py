@@ -1,6 +1,6 @@
 """`hiercnn.fit`: a recipe, or your own objects, to a finished run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,21 @@ from hiercnn.train import QuietDisplay, RunFolder, Trainer, load_weights, make_d
 class Run(RunFolder):
     """A run folder, and the model in it.
 
+    Args:
+        path: The folder.
+        model: The module that was trained, where it was an object and no recipe can build it.
+        trust_imports: Whether the modules that the recipe imports may be imported.
+
     Attributes:
         recipe: The resolved recipe.
         metrics: One dict an evaluated epoch. end: The closing event, test included.
         model: The trained model with its last weights, in eval mode on the CPU.
     """
 
-    def __init__(self, path: Path | str, model: HierarchicalModel | None = None):
+    def __init__(self, path: Path | str, model: nn.Module | None = None, *, trust_imports: bool = False):
         super().__init__(path)
         self.own_model = model
+        self.trust_imports = trust_imports
 
     @property
     def recipe(self) -> Recipe:
@@ -37,7 +43,7 @@ class Run(RunFolder):
             raw = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise CheckpointError(f"no run in {self.path}: cannot read recipe.yaml ({error})") from None
-        return load_recipe(raw, check=False, trust_imports=True)
+        return load_recipe(raw, check=False, trust_imports=self.trust_imports)
 
     @property
     def model(self) -> nn.Module:
@@ -53,7 +59,7 @@ class Run(RunFolder):
         if self.own_model is None and recipe.model.backbone == PYTHON:
             raise CheckpointError(f"the model of {self.path} was an object; pass it: Run(path, model=...)")
         channels = next(event["channels"] for event in self.events if event["event"] == "start")
-        model = self.own_model or build_recipe_model(recipe, self.hierarchy, channels)
+        model = _as_hierarchical(self.own_model, self.hierarchy) or build_recipe_model(recipe, self.hierarchy, channels)
         load_weights(self.checkpoints / f"{weights}.safetensors", model, self.hierarchy)
         return model.cpu().eval()
 
@@ -93,7 +99,7 @@ def fit(
     if train is None and (val is not None or test is not None or classes is not None):
         raise RecipeError("val=, test= and classes= go with train=")
     recipe = load_recipe(_with_objects(recipe, train, hierarchy, model), overrides, trust_imports=trust_imports)
-    run = Run(run_dir or Path("runs") / recipe.name)
+    run = Run(run_dir or Path("runs") / recipe.name, model, trust_imports=trust_imports)
     if run.exists():
         _check_resumable(run, recipe, resume)
     if not run.finished:
@@ -102,8 +108,7 @@ def fit(
             display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
         source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
         data = build_data(recipe, source, build_hierarchy(recipe.hierarchy))
-        run.own_model = _as_hierarchical(model, data.hierarchy)
-        network = run.own_model or build_recipe_model(recipe, data.hierarchy, data.channels)
+        network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, data.hierarchy, data.channels)
         Trainer(
             model=network,
             task=build_task(recipe, data, network),
@@ -115,8 +120,6 @@ def fit(
             recipe_text=to_yaml(recipe),
             display=display,
         ).fit(resume=resume)
-    elif model is not None:
-        run.own_model = _as_hierarchical(model, run.hierarchy)
     return run
 
 
@@ -146,20 +149,22 @@ def _as_hierarchical(model: nn.Module | None, hierarchy: Hierarchy) -> Hierarchi
 
 
 def _check_resumable(run: Run, recipe: Recipe, resume: bool) -> None:
-    stored, wanted = run.recipe.plain(), recipe.plain()
-    changed = sorted(_differences(stored, wanted))
+    changed = differing_keys(run.recipe, recipe)
     if changed and (resume or run.finished):
         raise RecipeError(f"{run.path} was made with another recipe; these differ: {shorten(changed)}. Choose another --run-dir")
     if not resume:
-        state = "a finished run" if run.finished else f"a run that has done {len(run.metrics)} of {stored['epochs']} epochs"
+        state = "a finished run" if run.finished else f"a run that has done {len(run.metrics)} of {run.recipe.epochs} epochs"
         raise CheckpointError(f"{run.path} already holds {state}; add --resume to go on with it, or choose another --run-dir")
 
 
-def _differences(stored: Any, wanted: Any, path: str = ""):
-    """Dotted paths at which two plain recipes differ; how progress is shown does not count."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in {**stored, **wanted}:
-            if path or key != "logging":
-                yield from _differences(stored.get(key), wanted.get(key), f"{path}.{key}".lstrip("."))
-    elif stored != wanted:
+def differing_keys(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted paths at which two recipes differ; how progress is shown does not count."""
+    return sorted(_differences(one.plain() | {"logging": None}, other.plain() | {"logging": None}))
+
+
+def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in {**one, **other}:
+            yield from _differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+    elif one != other:
         yield path

@@ -15,12 +15,12 @@ from hiercnn.train._run import atomic_file
 
 def save_weights(path: Path, model: nn.Module, hierarchy: Hierarchy, **facts: object) -> None:
     """Write a model's weights with the class names and the tree's digest; the file appears whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     facts = facts | {"classes": list(hierarchy.classes), "hierarchy": hierarchy.digest}
     with atomic_file(path) as scratch:
-        save_file(tensors, scratch, metadata={"hiercnn": json.dumps(facts)})
+        scratch.write_bytes(save(tensors, metadata={"hiercnn": json.dumps(facts)}))  # save_file would hide the file from other users
 
 
 def load_weights(path: Path | str, model: nn.Module, hierarchy: Hierarchy) -> dict[str, object]:

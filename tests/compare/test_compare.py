@@ -162,9 +162,9 @@ def test_without_a_flat_recipe_the_first_is_the_baseline(tmp_path):
     [
         ([tiny(), tiny("optim.lr=1")], "needs recipes of different names; got 'flat', 'flat'"),
         ([], "needs recipes"),
-        ([tiny(), tiny("name=long", "epochs=3")], "flat and long cannot be compared; they differ in epochs: 2 and 3"),
-        ([tiny(), tiny("name=other", "seed=3")], "differ in seed: 0 and 3"),
-        ([tiny(), tiny("name=other", "eval.test=false")], "differ in eval.test: True and False"),
+        ([tiny(), tiny("name=long", "epochs=3")], "flat and long cannot be compared; they differ in epochs"),
+        ([tiny(), tiny("name=other", "seed=3")], "differ in seed"),
+        ([tiny(), tiny("name=other", "eval.test=false")], "differ in eval.test"),
     ],
 )
 def test_what_cannot_be_compared(tmp_path, recipes, message):

@@ -15,6 +15,7 @@ def comparison(seeds: int = 1, convergence: str = "anytime") -> dict:
         several = seeds > 1
         return {
             "runs": [{}] * seeds,
+            "differs_in": [] if epochs == 9.5 else ["model.heads"],
             "accuracy": {
                 "3 groups": {"mean": 0.9, "sd": 0.01 if several else None},
                 "leaf": {"mean": leaf, "sd": 0.02 if several else None},
@@ -39,6 +40,10 @@ def text(result: dict) -> str:
 
 def line(printed: str, start: str) -> list[str]:
     return next(cells for cells in map(str.split, printed.splitlines()) if cells[:1] == [start])
+
+
+def test_what_the_recipes_differ_in_is_said():
+    assert "the recipes differ from flat in model.heads and nothing else" in text(comparison())
 
 
 def test_one_seed():

@@ -260,3 +260,10 @@ def test_sources_are_not_changed():
     prepare(source, TREE, settings(image_size=4), 0)
     assert (source.train.images.numpy() == noise(40, seed=5)).all()
     assert source.train.labels.max() == 3
+
+
+def test_a_test_split_with_groups_alone_is_refused():
+    tree = from_nested({"pet": ["cat", "dog"], "car": None})
+    source = replace(memory_source({"cat": 4, "dog": 4, "car": 4, "pet": 1}, test={"pet": 3}), inner_labels=True)
+    with pytest.raises(DataError, match="no test image is labelled with a class"):
+        prepare(source, tree, settings(), 0)

@@ -133,3 +133,18 @@ def test_a_run_with_python_data_cannot_be_started_from_its_recipe(tmp_path):
     hiercnn.fit(QUICK | {"model": {"backbone": "alexnet_bn"}}, train=Blobs(), hierarchy=TREE, run_dir=tmp_path / "run")
     with pytest.raises(DataError, match="data came from Python"):
         hiercnn.fit(tmp_path / "run" / "recipe.yaml", run_dir=tmp_path / "other")
+
+
+def test_a_run_of_a_module_is_read_back_with_the_module(tmp_path):
+    made = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    images = torch.randn(2, 3, 16, 16)
+    expected = made.model(images).leaf
+    assert torch.equal(hiercnn.Run(tmp_path / "run", model=net()).model(images).leaf, expected)
+
+
+def test_opening_a_run_does_not_import_what_its_recipe_names(tmp_path):
+    run = hiercnn.fit(QUICK | {"model": {"backbone": "alexnet_bn"}}, train=Blobs(), hierarchy=TREE, run_dir=tmp_path / "run")
+    text = run.recipe_file.read_text().replace("imports: []", "imports: [no_such_module]")
+    run.recipe_file.write_text(text)
+    with pytest.raises(RecipeError, match="imports code: no_such_module"):
+        _ = hiercnn.Run(tmp_path / "run").recipe
