@@ -84,7 +84,7 @@ class Trainer:
         self.scheduler = make_scheduler(self.optimizer, settings.schedule, settings.epochs, self.updates_per_epoch)
         self.ema = self._make_ema()
         self.progress = Progress()
-        self._unchecked: list[tuple[int, Batch, Tensor, dict[str, Tensor]]] = []
+        self._unchecked: list[tuple[int, Tensor, dict[str, Tensor]]] = []  # batch number, its indices, its terms
 
     # ---- the road --------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,8 @@ class Trainer:
         with self._autocast():
             output = self.network(batch.images)
         loss, terms = self.task(output, batch.labels, self.progress.epoch)
-        self._unchecked.append((self.progress.batch, batch, loss.detach(), {name: term.detach() for name, term in terms.items()}))
+        detached = {name: term.detach() for name, term in {"loss": loss, **terms}.items()}
+        self._unchecked.append((self.progress.batch, batch.indices, detached))
         if self.device.type == "cpu" or len(self._unchecked) == 20:  # on a GPU each look at a value waits for it
             self._check_losses()
         (loss * share).backward()
@@ -266,19 +267,19 @@ class Trainer:
     def _check_losses(self) -> None:
         """Add up the losses not yet looked at; raise TrainingError at the first that is not finite."""
         sums = self.progress.sums
-        for number, batch, loss, terms in self._unchecked:
-            value = loss.item()
-            if not np.isfinite(value):
+        for number, indices, terms in self._unchecked:
+            values = {name: term.item() for name, term in terms.items()}
+            if not np.isfinite(values["loss"]):
                 self._unchecked.clear()
-                self._fail_at(number, value, batch)
-            for name, term in {"loss": loss, **terms}.items():
-                sums[name] = sums.get(name, 0.0) + term.item()
-            self.display.step(number + 1, value)
+                self._fail_at(number, values["loss"], indices)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            self.display.step(number + 1, values["loss"])
         self._unchecked.clear()
 
-    def _fail_at(self, number: int, value: float, batch: Batch) -> None:
+    def _fail_at(self, number: int, value: float, indices: Tensor) -> None:
         step = self.progress.epoch * len(self.train_loader) + number + 1
-        images = f"Its images: {shorten(self.train_loader.ids(batch.indices), limit=16)}.\n"
+        images = f"Its images: {shorten(self.train_loader.ids(indices), limit=16)}.\n"
         self._fail(
             f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1})", self.progress.epoch, images
         )
