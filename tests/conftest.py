@@ -1,6 +1,9 @@
 """Fixtures for all tests. A test that needs one skips without it and says what it waits for."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny nets: threads that wait for each other on a busy machine cost minutes
 
 import pytest
 from hypothesis import settings
