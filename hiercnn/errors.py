@@ -38,9 +38,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def shorten(words: Iterable[object], limit: int = 8) -> str:
-    """Return `'a', 'b', … (12 in all)`: a list that stays readable in a message."""
+def shorten(words: Iterable[object], limit: int | None = 8) -> str:
+    """Return `'a', 'b', … (12 in all)`: a list that stays readable in a message; all of it with limit=None."""
     listed = list(words)
+    limit = len(listed) if limit is None else limit
     text = ", ".join(repr(str(word)) for word in listed[:limit])
     return text if len(listed) <= limit else f"{text}, … ({len(listed)} in all)"
 

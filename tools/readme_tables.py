@@ -14,38 +14,17 @@ import re
 import sys
 from pathlib import Path
 
+from hiercnn.compare import cells
+
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def percent(values: dict) -> str:
-    sd = "" if values["sd"] is None else f" ± {100 * values['sd']:.1f}"
-    return f"{100 * values['mean']:.1f}{sd}"
-
-
-def difference(name: str, row: dict, result: dict) -> str:
-    if name == result["baseline"]:
-        return "baseline"
-    leaf = row["difference"]["leaf"]
-    interval = "" if leaf["interval"] is None else f" [{100 * leaf['interval'][0]:+.1f}, {100 * leaf['interval'][1]:+.1f}]"
-    return f"{100 * leaf['mean']:+.1f}{interval}"
-
-
-def reached(row: dict, result: dict) -> str:
-    if result["convergence"] != "anytime":
-        return "–"
-    return f"> {result['epochs']}" if row["epochs_to_target"] is None else f"{row['epochs_to_target']:g}"
 
 
 def comparison(name: str) -> str:
     """A compare.json as a markdown table, its conditions below."""
     result = json.loads((ROOT / "tools" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    header = ["recipe", *(f"{level} %" for level in result["levels"]), "leaf − flat", "epochs to target", "train–val gap", "train s"]
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    for recipe, row in result["recipes"].items():
-        cells = [recipe, *(percent(row["accuracy"][level]) for level in result["levels"]), difference(recipe, row, result)]
-        cells += [reached(row, result), percent(row["gap"]), f"{row['seconds']['mean']:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+    header, *rows = cells(result)
+    lines = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1), *(f"| {' | '.join(row)} |" for row in rows)]
     runs, where = result["recipes"][result["baseline"]]["runs"], result["environment"]
     seeds = ", ".join(str(run["seed"]) for run in runs)
     sizes = ", ".join(f"{count:,} {split}" for split, count in result["splits"].items())

@@ -80,8 +80,8 @@ def compare(
     from hiercnn.compare import compare as run_comparison
     from hiercnn.compare import table
 
-    names = [text for text in recipes if "=" not in text]
-    overrides = _with_display([text for text in recipes if "=" in text], quiet)
+    names = [text for text in recipes if "=" not in text or Path(text).exists()]
+    overrides = _with_display([text for text in recipes if text not in names], quiet)
     console = Console()
     tell = (lambda text: None) if quiet else (lambda text: console.print(f"[bold]{text}[/bold]", highlight=False))
     result = run_comparison(names, seeds=seeds, out=out, overrides=overrides, trust_imports=trust_imports, tell=tell)

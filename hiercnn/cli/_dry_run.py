@@ -2,7 +2,7 @@
 
 from hiercnn.errors import HierCNNError
 from hiercnn.models import stages
-from hiercnn.recipe import Recipe, build_data, build_hierarchy, build_recipe_model, build_source, to_yaml
+from hiercnn.recipe import Recipe, build_data, build_hierarchy, build_recipe_model, build_source, build_task, to_yaml
 
 
 def print_plan(recipe: Recipe) -> None:
@@ -10,6 +10,7 @@ def print_plan(recipe: Recipe) -> None:
     print(to_yaml(recipe))
     data = build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
     model = build_recipe_model(recipe, data.hierarchy, data.channels)
+    build_task(recipe, data, model)
     print(f"classes: {data.hierarchy.num_classes}")
     for name in ("train", "val", "test"):
         split = getattr(data, name)
@@ -20,7 +21,7 @@ def print_plan(recipe: Recipe) -> None:
     print("stages: " + ", ".join(f"{i}: {s['num_chs']} channels, stride {s['reduction']}" for i, s in enumerate(_stages(model.backbone))))
     for name, head in model.heads.items():
         parameters = sum(p.numel() for p in head.parameters())
-        print(f"head {name}: stage {model.stages[name]}, {model.cuts[name].name}, {parameters:,} parameters")
+        print(f"head {name}: stage {model.specs[name].stage}, {model.specs[name].cut.name}, {parameters:,} parameters")
     print("dry run: nothing was trained or written")
 
 

@@ -2,6 +2,6 @@
 
 from hiercnn.compare._compare import compare, summarise
 from hiercnn.compare._statistics import epochs_to_target, paired_difference, train_val_gap
-from hiercnn.compare._table import table
+from hiercnn.compare._table import cells, table
 
-__all__ = ["compare", "epochs_to_target", "paired_difference", "summarise", "table", "train_val_gap"]
+__all__ = ["cells", "compare", "epochs_to_target", "paired_difference", "summarise", "table", "train_val_gap"]

@@ -1,7 +1,7 @@
 """Train recipes over seeds, or reuse finished runs, and set them side by side."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def summarise(runs: dict[str, list[Run]], recipes: Sequence[Recipe]) -> dict[str
     baseline = next((recipe.name for recipe in recipes if not recipe.model.heads), recipes[0].name)
     anytime = all(recipe.schedule.name == "constant" and recipe.train.ema is not None for recipe in recipes)
     targets = [_final_smoothed(run) for run in runs[baseline]] if anytime else [None] * len(runs[baseline])
+    _check_same_images(runs, baseline)
     levels = _common_levels([listed[0] for listed in runs.values()])
     return {
         "format": FORMAT,
@@ -68,7 +69,7 @@ def summarise(runs: dict[str, list[Run]], recipes: Sequence[Recipe]) -> dict[str
         "convergence": "anytime" if anytime else "budget",
         "epochs": recipes[0].epochs,
         "levels": levels,
-        "environment": json.loads((runs[baseline][0].path / "environment.json").read_text(encoding="utf-8")),
+        "environment": _environment(runs[baseline][0]),
         "splits": runs[baseline][0].events[0]["sizes"],
         "recipes": {recipe.name: _row(recipe, runs[recipe.name], runs[baseline], targets, levels) for recipe in recipes},
     }
@@ -98,6 +99,7 @@ def _measure(run: Run, target: float | None) -> dict[str, Any]:
     return {
         "path": run.path.name,
         "seed": run.recipe.seed,
+        "environment": _environment(run),
         "accuracy": final_accuracy(run),
         "gap": train_val_gap(run),
         "target": target,
@@ -110,9 +112,27 @@ def _measure(run: Run, target: float | None) -> dict[str, Any]:
 
 
 def _common_levels(runs: Sequence[Run]) -> list[str]:
-    """The levels that every run reports, coarse first; the leaf is always one."""
-    first, *others = [list(final_accuracy(run)) for run in runs]
-    return [level for level in first if all(level in other for other in others)]
+    """The levels that every run reports with the same groups, coarse first; the leaf is always one."""
+    partitions = [{cut.name: cut.groups.tolist() for cut in run.cuts} for run in runs]
+    first = partitions[0]
+    return [name for name in first if name != "leaf" and all(other.get(name) == first[name] for other in partitions)] + ["leaf"]
+
+
+def _check_same_images(runs: Mapping[str, Sequence[Run]], baseline: str) -> None:
+    """A difference is paired only if both runs of a seed are validated and tested on the same images."""
+    for name, listed in runs.items():
+        for run, base in zip(listed, runs[baseline], strict=True):
+            ours, theirs = (one.events[0]["digests"] for one in (run, base))
+            changed = [split for split in ("val", "test") if ours.get(split) != theirs.get(split)]
+            if changed or run.hierarchy.classes != base.hierarchy.classes:
+                what = f"{' and '.join(changed)} images" if changed else "classes"
+                raise RecipeError(
+                    f"{name} and {baseline} cannot be compared: seed {run.recipe.seed} has other {what} in {run.path} and {base.path}"
+                )
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    return json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
 
 
 def _final_smoothed(run: Run) -> float | None:

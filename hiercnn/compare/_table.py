@@ -3,6 +3,17 @@
 from typing import Any
 
 
+def cells(result: dict[str, Any]) -> list[list[str]]:
+    """The table of a compare.json as texts: a header row, then a row a recipe."""
+    header = ["recipe", *result["levels"], "leaf − baseline", "epochs to target", "train–val gap", "train time"]
+    rows = []
+    for name, row in result["recipes"].items():
+        accuracies = [_percent(row["accuracy"][level]) for level in result["levels"]]
+        seconds = f"{row['seconds']['mean']:.0f} s"
+        rows.append([name, *accuracies, _difference(name, row, result), _epochs(row, result), _points(row["gap"]), seconds])
+    return [header, *rows]
+
+
 def table(result: dict[str, Any]):
     """Return a rich renderable of what `compare` found."""
     from rich import box
@@ -12,15 +23,12 @@ def table(result: dict[str, Any]):
 
     seeds = len(result["recipes"][result["baseline"]]["runs"])
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold", title=_title(result, seeds))
-    grid.add_column("recipe", no_wrap=True)
-    for level in result["levels"]:
-        grid.add_column(level if level == "leaf" else f"{level}", justify="right")
-    for column in ("leaf − baseline", "epochs to target", "train–val gap", "train time"):
+    (first, *columns), *rows = cells(result)
+    grid.add_column(first, no_wrap=True)
+    for column in columns:
         grid.add_column(column, justify="right")
-    for name, row in result["recipes"].items():
-        accuracies = [_percent(row["accuracy"][level]) for level in result["levels"]]
-        seconds = f"{row['seconds']['mean']:.0f} s"
-        grid.add_row(name, *accuracies, _difference(name, row, result), _epochs(row, result), _points(row["gap"]), seconds)
+    for row in rows:
+        grid.add_row(*row)
     return Group(grid, *(Text(line, style="dim") for line in _notes(result, seeds)))
 
 
@@ -56,6 +64,10 @@ def _notes(result: dict[str, Any], seeds: int) -> list[str]:
     others = {key for row in result["recipes"].values() for key in row["differs_in"]}
     if others:
         notes.append(f"the recipes differ from {result['baseline']} in {', '.join(sorted(others))} and nothing else")
+    places = [run["environment"] for row in result["recipes"].values() for run in row["runs"]]
+    made = {(place["device"], place["precision"], place["git"]) for place in places}
+    if len(made) > 1:
+        notes.append(f"the runs were made in {len(made)} environments (device, precision, commit); compare.json has them all")
     if result["convergence"] == "anytime":
         notes.append(f"target: the last val accuracy (median of 3) of {result['baseline']}, same seed; constant lr, averaged weights")
     else:

@@ -3,7 +3,7 @@
 from hiercnn.data import _cifar, _fashion_mnist, _folder, _manifest, _synthetic_source  # noqa: F401  register the data sets
 from hiercnn.data._dataset import from_datasets
 from hiercnn.data._image_set import ImageSet, Source, in_memory
-from hiercnn.data._loader import Batch, BatchLoader, SampleLoader, generator, keyed_seed, make_loader
+from hiercnn.data._loader import Batch, BatchLoader, SampleLoader, generator, keyed_seed, make_loader, named_transform
 from hiercnn.data._prepare import Data, match, prepare
 from hiercnn.data._registry import cache_folder, data_sets
 from hiercnn.data._settings import Augment, DataSettings
@@ -25,5 +25,6 @@ __all__ = [
     "keyed_seed",
     "make_loader",
     "match",
+    "named_transform",
     "prepare",
 ]

@@ -40,7 +40,8 @@ def from_datasets(train, val=None, test=None, *, classes: Sequence[str] | None =
 def _image_set(dataset, split: str, count: int) -> ImageSet:
     if len(dataset) == 0:
         raise DataError(f"the {split} dataset is empty")
-    targets = getattr(dataset, "targets", None)
+    changed = getattr(dataset, "target_transform", None) is not None  # then .targets are not what samples bring
+    targets = None if changed else getattr(dataset, "targets", None)
     listed = [dataset[i][1] for i in range(len(dataset))] if targets is None else list(targets)
     for i, label in enumerate(listed):
         if np.ndim(label) != 0:

@@ -1,5 +1,6 @@
 """What a data set is before training: images (in memory, in files, or in anybody's Dataset) with labels and names."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,15 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of ids, labels and (where they are in memory) pixels: equal for equal splits."""
+        content = hashlib.sha256("\n".join(self.ids).encode("utf-8", "surrogateescape"))
+        content.update(self.labels.tobytes())
+        if self.images is not None:
+            content.update(self.images.numpy())
+        return content.hexdigest()[:16]
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """These images only, in this order."""

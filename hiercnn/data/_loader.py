@@ -1,6 +1,6 @@
 """Batches of one epoch. Every random draw is keyed by seed, epoch and image, so paired runs see the same images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -220,25 +220,27 @@ def _transform(augment: Augment, size: int | None):
         steps.append(v2.RandomCrop(size, padding=augment.crop))
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip())
-    steps += [_named_transform(dict(options)) for options in augment.transforms]
+    steps += [named_transform(options) for options in augment.transforms]
     return v2.Compose([*steps, v2.ToDtype(torch.uint8, scale=True), v2.ToPureTensor()])
 
 
-def _named_transform(options: dict):
+def named_transform(options: Mapping[str, object]):
+    """A transform of torchvision.transforms.v2 from `{name: …, option: …}`. Raises RecipeError for unknown names and options."""
     from torchvision.transforms import v2
 
-    name = options.pop("name", None)
+    name, options = options.get("name"), {key: value for key, value in options.items() if key != "name"}
     known = [n for n in dir(v2) if isinstance(getattr(v2, n), type) and issubclass(getattr(v2, n), v2.Transform)]
     if name not in known:
-        raise RecipeError(f"data.augment.transforms: no transform '{name}' in torchvision.transforms.v2{did_you_mean(str(name), known)}")
+        raise RecipeError(f"no transform '{name}' in torchvision.transforms.v2{did_you_mean(str(name), known)}")
     try:
         return getattr(v2, name)(**options)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"data.augment.transforms: {name} does not take {options}: {error}") from error
+        raise RecipeError(f"{name} does not take {options}: {error}") from error
 
 
 def _ignore_interrupts(worker: int) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)

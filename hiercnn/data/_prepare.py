@@ -10,6 +10,7 @@ from hiercnn.data._settings import DataSettings
 from hiercnn.errors import DataError, did_you_mean, shorten
 from hiercnn.hierarchy import Hierarchy, from_classes
 
+AUTO_VAL = 0.1  # share of each class that val `auto` carves
 MEMORY_LIMIT = 2**30  # bytes of decoded uint8 images that storage `auto` keeps
 
 
@@ -74,9 +75,11 @@ def match(source: Source, hierarchy: Hierarchy | None, *, prune: bool = False) -
     unknown = [name for name in source.names if name not in hierarchy]
     absent = [] if prune else sorted(known.difference(leaves))
     problems = [
-        f"the data have classes that the hierarchy lacks: {shorten(unknown)}{did_you_mean(unknown[0], hierarchy.names)}" if unknown else "",
-        f"these are groups of the hierarchy, not classes: {shorten(inner)}" if inner and not source.inner_labels else "",
-        f"the hierarchy has classes without data: {shorten(absent)} (hierarchy.prune=true leaves them out)" if absent else "",
+        f"the data have classes that the hierarchy lacks: {shorten(unknown, limit=None)}{did_you_mean(unknown[0], hierarchy.names)}"
+        if unknown
+        else "",
+        f"these are groups of the hierarchy, not classes: {shorten(inner, limit=None)}" if inner and not source.inner_labels else "",
+        f"the hierarchy has classes without data: {shorten(absent, limit=None)} (hierarchy.prune=true leaves them out)" if absent else "",
     ]
     if any(problems):
         raise DataError("data and hierarchy do not match: " + "; ".join(filter(None, problems)))
@@ -89,10 +92,17 @@ def match(source: Source, hierarchy: Hierarchy | None, *, prune: bool = False) -
     return tree, np.array([tree.label(name) for name in source.names], dtype=np.int64)
 
 
+def _hint(unknown: list[str], hierarchy: Hierarchy) -> str:
+    hints = (did_you_mean(name, hierarchy.names).replace("did you mean", f"for '{name}' did you mean") for name in unknown[:8])
+    return "".join(hints)
+
+
 def _carve(splits: dict[str, ImageSet], settings: DataSettings, seed: int, tree: Hierarchy) -> tuple[ImageSet, ImageSet]:
     """Return train and val. A carved val takes from each class first, `per_class` from what is left."""
-    given = splits.get("val")
-    if settings.val == "given":
+    given, val = splits.get("val"), settings.val
+    if val == "auto":
+        val = "given" if given is not None and not _absent_classes(given, tree) else AUTO_VAL
+    if val == "given":
         if given is None:
             raise DataError("data.val is 'given', but the data set brings no val split; give a share such as 0.1")
         _check_classes(given, tree, "the data set's own val (carve one with data.val=0.1)")
@@ -103,11 +113,11 @@ def _carve(splits: dict[str, ImageSet], settings: DataSettings, seed: int, tree:
     kept, carved = [np.flatnonzero(pool.labels >= tree.num_classes)], []
     for label in range(tree.num_classes):
         members = rng.permutation(np.flatnonzero(pool.labels == label))
-        count = 0 if settings.val == "given" else _val_count(settings.val, len(members), tree.classes[label])
+        count = 0 if val == "given" else _val_count(val, len(members), tree.classes[label])
         carved.append(members[:count])
         kept.append(members[count : None if settings.per_class is None else count + settings.per_class])
     train = pool.subset(np.sort(np.concatenate(kept)))
-    return train, given if settings.val == "given" else pool.subset(np.sort(np.concatenate(carved)))
+    return train, given if val == "given" else pool.subset(np.sort(np.concatenate(carved)))
 
 
 def _val_count(val: float | int, members: int, name: str) -> int:
@@ -128,9 +138,13 @@ def _joined(a: ImageSet, b: ImageSet) -> ImageSet:
     return ImageSet(labels, ids, dataset=both, positions=np.concatenate([a.positions, b.positions + len(a.dataset)]))
 
 
-def _check_classes(split: ImageSet, tree: Hierarchy, what: str) -> None:
+def _absent_classes(split: ImageSet, tree: Hierarchy) -> list[str]:
     counts = np.bincount(split.labels[split.labels < tree.num_classes], minlength=tree.num_classes)
-    empty = [tree.classes[label] for label in np.flatnonzero(counts == 0)]
+    return [tree.classes[label] for label in np.flatnonzero(counts == 0)]
+
+
+def _check_classes(split: ImageSet, tree: Hierarchy, what: str) -> None:
+    empty = _absent_classes(split, tree)
     if empty:
         raise DataError(f"{what} has no image of {shorten(empty)}; add some, or leave the classes out of data and hierarchy")
 

@@ -11,8 +11,8 @@ Count = Annotated[int, Field(ge=1)]
 
 def _val(value: object) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value != "given" and not (number and (0 < value < 1 or (isinstance(value, int) and value >= 1))):
-        raise ValueError("should be a share between 0 and 1, a whole number of images of each class, or given")
+    if value not in ("auto", "given") and not (number and (0 < value < 1 or (isinstance(value, int) and value >= 1))):
+        raise ValueError("should be a share between 0 and 1, a whole number of images of each class, auto or given")
     return value
 
 
@@ -49,7 +49,8 @@ class DataSettings(Settings):
     name: A registered data set; its own options stand beside these.
     image_size: Side in pixels; None keeps the size of images that come in memory (files need it).
     per_class: Training images kept of each class (a fixed subset by seed); None keeps all.
-    val: Share or number of images of each class carved from train, or `given` for the data set's own val.
+    val: Share or number of images of each class carved from train (the data set's own val, if any, joins train before), `given` for the
+        data set's own, or `auto`: its own if it has every class, else a carved share of 0.1.
     seed: Seed of val and per_class; None takes the run's.
     batch_size, eval_batch_size: Images a step.
     augment: See `Augment`.
@@ -64,7 +65,7 @@ class DataSettings(Settings):
     name: str
     image_size: Count | None = None
     per_class: Count | None = None
-    val: Annotated[int | float | str, BeforeValidator(_val)] = 0.1
+    val: Annotated[int | float | str, BeforeValidator(_val)] = "auto"
     seed: Annotated[int, Field(ge=0)] | None = None
     batch_size: Count = 128
     eval_batch_size: Count = 500

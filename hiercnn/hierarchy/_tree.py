@@ -59,7 +59,7 @@ class Hierarchy:
         given = parents[order]
         self.names = tuple(names[i] for i in order)
         self.titles = self.names if titles is None else tuple(str(titles[i]) for i in order)
-        self.meta = dict(meta or {})
+        self._meta = dict(meta or {})
         self.parents = _frozen(np.where(given < 0, -1, position[given]))
         self.depths = _frozen(depths)
         self._index = {name: node for node, name in enumerate(self.names)}
@@ -70,6 +70,11 @@ class Hierarchy:
         self.leaf_rank = _frozen(self.starts[self.leaf_nodes])
         self.leaf_order = _frozen(np.argsort(self.leaf_rank))
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if "leaf_order" in self.__dict__:  # the last to be set
+            raise AttributeError("a Hierarchy cannot be changed; build another one")
+        super().__setattr__(name, value)
+
     # ---- names and sizes -------------------------------------------------------------------------------------------
 
     @cached_property
@@ -78,11 +83,18 @@ class Hierarchy:
         return tuple(self.names[node] for node in self.leaf_nodes)
 
     @property
+    def meta(self) -> dict[str, object]:
+        """Facts that travel with the tree (a copy)."""
+        return dict(self._meta)
+
+    @property
     def num_classes(self) -> int:
+        """Number of leaves C."""
         return len(self.leaf_nodes)
 
     @property
     def num_nodes(self) -> int:
+        """Number of nodes N, the root included."""
         return len(self.names)
 
     @property

@@ -1,7 +1,7 @@
 """timm backbones: creation with clear errors, their stages, and the features after a stage."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -67,36 +67,27 @@ def stage_index(stage: int | str, count: int, name: str = "this backbone") -> in
     return stage
 
 
-class Taps(nn.Module):
-    """Runs a timm classifier and also returns the feature maps after some of its stages.
+def tapped_forward(backbone: nn.Module, images: Tensor, indices: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+    """Run a timm classifier and also return the feature maps after some of its stages.
 
-    Uses `forward_intermediates` where the backbone has it, and hooks on the modules of `feature_info` elsewhere; either way the
-    leaf logits are those of the backbone alone, bit for bit.
+    Uses `forward_intermediates` where the backbone has it, and hooks on the modules of `feature_info` elsewhere; either way the leaf
+    logits are those of the backbone alone, bit for bit.
+
+    Returns:
+        Leaf logits [B, C] and {stage: features [B, F, H, W]}.
     """
-
-    def __init__(self, backbone: nn.Module, indices: Sequence[int]):
-        super().__init__()
-        self.indices = sorted(set(indices))
-        self._caught: dict[int, Tensor] = {}
-        self._hooked = not (hasattr(backbone, "forward_intermediates") and hasattr(backbone, "forward_head"))
-        if self._hooked:
-            for index in self.indices:
-                backbone.get_submodule(stages(backbone)[index]["module"]).register_forward_hook(self._catch(index))
-
-    def _catch(self, index: int):
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._caught[index] = output
-
-        return hook
-
-    def forward(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Return leaf logits [B, C] and {stage: features [B, F, H, W]}."""
-        if self._hooked:
-            self._caught.clear()
-            logits = backbone(images)
-            return logits, dict(self._caught)
-        final, features = backbone.forward_intermediates(images, indices=self.indices)
-        return backbone.forward_head(final), dict(zip(self.indices, features, strict=True))
+    wanted = sorted(indices)
+    if hasattr(backbone, "forward_intermediates") and hasattr(backbone, "forward_head"):
+        final, features = backbone.forward_intermediates(images, indices=wanted)
+        return backbone.forward_head(final), dict(zip(wanted, features, strict=True))
+    caught: dict[int, Tensor] = {}
+    modules = [backbone.get_submodule(stages(backbone)[index]["module"]) for index in wanted]
+    hooks = [m.register_forward_hook(lambda _, __, output, i=i: caught.update({i: output})) for i, m in zip(wanted, modules, strict=True)]
+    try:
+        return backbone(images), caught
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _use_small_stem(backbone: nn.Module, name: str, in_chans: int) -> None:
@@ -116,5 +107,5 @@ def _use_small_stem(backbone: nn.Module, name: str, in_chans: int) -> None:
 def seeded(seed: int) -> Iterator[None]:
     """Within this context torch's CPU generator starts from `seed`; outside it nothing has changed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA as well
         yield

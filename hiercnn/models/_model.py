@@ -1,13 +1,15 @@
 """A timm backbone with hypernym heads on its stages; without heads it is the flat model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
 from hiercnn.errors import HierarchyError, RecipeError, ShapeError
 from hiercnn.hierarchy import Cut, Hierarchy
-from hiercnn.models._backbone import Taps, create_backbone, seeded, stage_index, stages
+from hiercnn.models._backbone import create_backbone, seeded, stage_index, stages, tapped_forward
 from hiercnn.models._heads import heads as head_registry
 
 
@@ -34,6 +36,7 @@ class HeadSpec:
         kind: Name of a registered head; `pool` is pool → norm → linear.
         options: Keyword options of that head, such as `conv_blocks`.
         stop_gradient: Whether the head leaves the backbone alone (its gradient ends at the tap).
+        weight: Weight of its loss: a number, or a schedule of `hiercnn.train` (`Linear`, `Steps`).
         name: Its name in outputs and tables; default `stage{i}_{K}`.
     """
 
@@ -42,6 +45,7 @@ class HeadSpec:
     kind: str = "pool"
     options: Mapping[str, object] = field(default_factory=dict)
     stop_gradient: bool = False
+    weight: object = 1.0
     name: str | None = None
 
 
@@ -51,8 +55,8 @@ class HierarchicalModel(nn.Module):
     Args:
         backbone: Module images → leaf logits [B, C]; a timm model where there are heads.
         classes: Class names in the order of the logits.
-        heads, stages, cuts: The heads, the stage each taps and the cut each predicts, by head name.
-        stop_gradient: Names of the heads that leave the backbone alone.
+        heads: The heads, by name.
+        specs: What each head is, by name; stages as indices.
 
     Shapes:
         images [B, in_chans, H, W] → `Output` with leaf [B, C] and heads {name: [B, K]}.
@@ -64,27 +68,43 @@ class HierarchicalModel(nn.Module):
         classes: Sequence[str],
         *,
         heads: Mapping[str, nn.Module] | None = None,
-        stages: Mapping[str, int] | None = None,
-        cuts: Mapping[str, Cut] | None = None,
-        stop_gradient: Sequence[str] = (),
+        specs: Mapping[str, HeadSpec] | None = None,
     ):
         super().__init__()
         self.backbone = backbone
-        self.classes, self.cuts = tuple(classes), dict(cuts or {})
+        self.classes = tuple(classes)
         self.heads = nn.ModuleDict(heads or {})
-        self.stages = dict(stages or {})
-        self.stop_gradient = frozenset(stop_gradient)
-        self.taps = Taps(backbone, list(self.stages.values())) if self.heads else None
+        self.specs = dict(specs or {})
+        self._dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in self.heads.modules())
+
+    @property
+    def cuts(self) -> dict[str, Cut]:
+        """The cut each head predicts, by head name."""
+        return {name: spec.cut for name, spec in self.specs.items()}
 
     def forward(self, images: Tensor) -> Output:
-        leaf, features = (self.backbone(images), {}) if self.taps is None else self.taps(self.backbone, images)
-        if leaf.ndim != 2 or leaf.shape[1] != len(self.classes):
-            raise ShapeError(f"leaf logits: wanted [B, {len(self.classes)}], one a class, got {list(leaf.shape)}")
-        return Output(leaf, {name: head(self._tapped(name, features)) for name, head in self.heads.items()})
+        """Score images [B, in_chans, H, W]. Raises ShapeError if the backbone's logits are not [B, C]."""
+        if not self.heads:
+            return Output(self._checked(self.backbone(images)))
+        leaf, features = tapped_forward(self.backbone, images, {spec.stage for spec in self.specs.values()})
+        with self._own_draws(images):
+            heads = {name: head(self._tap(self.specs[name], features)) for name, head in self.heads.items()}
+        return Output(self._checked(leaf), heads)
 
-    def _tapped(self, name: str, features: Mapping[int, Tensor]) -> Tensor:
-        tapped = features[self.stages[name]]
-        return tapped.detach() if name in self.stop_gradient else tapped
+    def _tap(self, spec: HeadSpec, features: Mapping[int, Tensor]) -> Tensor:
+        return features[spec.stage].detach() if spec.stop_gradient else features[spec.stage]
+
+    def _checked(self, leaf: Tensor) -> Tensor:
+        if not isinstance(leaf, Tensor) or leaf.ndim != 2 or leaf.shape[1] != len(self.classes):
+            came = list(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise ShapeError(f"leaf logits: wanted [B, {len(self.classes)}], one a class, got {came}")
+        return leaf
+
+    def _own_draws(self, images: Tensor):
+        """Dropout of the heads must not change what the backbone draws: twins without heads would draw otherwise."""
+        if not (self._dropout and self.training):
+            return nullcontext()
+        return torch.random.fork_rng(devices=[images.device] if images.is_cuda else [])
 
     def strip_heads(self) -> nn.Module:
         """The plain timm classifier: same weights, bit-identical leaf logits, no heads."""
@@ -120,29 +140,26 @@ def build_model(
         trunk = create_backbone(backbone, hierarchy.num_classes, in_chans=in_chans, stem=stem, options=options)
     placed = {}
     for spec in heads:
-        name, stage = _place(spec, trunk, backbone, hierarchy)
-        if name in placed:
-            raise RecipeError(f"two heads are called '{name}'; give one of them a name: of its own")
-        placed[name] = (spec, stage)
+        spec = _place(spec, trunk, backbone, hierarchy)
+        if spec.name in placed:
+            raise RecipeError(f"two heads are called '{spec.name}'; give one of them a name: of its own")
+        placed[spec.name] = spec
     with seeded(seed + 1_000_003):
-        modules = {name: _build_head(spec, stages(trunk, backbone)[stage]["num_chs"]) for name, (spec, stage) in placed.items()}
-    return HierarchicalModel(
-        trunk,
-        hierarchy.classes,
-        heads=modules,
-        stages={name: stage for name, (_, stage) in placed.items()},
-        cuts={name: spec.cut for name, (spec, _) in placed.items()},
-        stop_gradient=[name for name, (spec, _) in placed.items() if spec.stop_gradient],
-    )
+        modules = {name: _build_head(spec, stages(trunk, backbone)[spec.stage]["num_chs"]) for name, spec in placed.items()}
+    return HierarchicalModel(trunk, hierarchy.classes, heads=modules, specs=placed)
 
 
-def _place(spec: HeadSpec, trunk: nn.Module, backbone: str, hierarchy: Hierarchy) -> tuple[str, int]:
+def _place(spec: HeadSpec, trunk: nn.Module, backbone: str, hierarchy: Hierarchy) -> HeadSpec:
+    """The spec with its stage as an index and a name."""
     stage = stage_index(spec.stage, len(stages(trunk, backbone)), backbone)
     if len(spec.cut) < 2:
         raise HierarchyError(f"a head on the cut '{spec.cut.name}' would have one group and nothing to learn; cut lower")
     if len(spec.cut.groups) != hierarchy.num_classes:
         raise HierarchyError(f"the head's cut has {len(spec.cut.groups)} classes, the hierarchy {hierarchy.num_classes}")
-    return spec.name or f"stage{stage}_{len(spec.cut)}", stage
+    name = spec.name or f"stage{stage}_{len(spec.cut)}"
+    if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+        raise RecipeError(f"a head cannot be called '{name}'; use letters, digits and _, and no name of a torch ModuleDict's methods")
+    return replace(spec, stage=stage, name=name)
 
 
 def _build_head(spec: HeadSpec, channels: int) -> nn.Module:

@@ -67,13 +67,11 @@ def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int) -> H
 
 
 def build_task(recipe: Recipe, data: Data, model: HierarchicalModel) -> FlatTask:
-    """Flat without heads, hierarchical with them; heads that no recipe describes weigh 1."""
+    """Flat without heads, hierarchical with them."""
     loss = _build_loss(recipe, data)
-    if not model.cuts:
+    if not model.specs:
         return FlatTask(loss, recipe.loss.weight)
-    weights = [head.weight for head in recipe.model.heads] or [1.0] * len(model.cuts)
-    heads = {name: (cut, weight) for (name, cut), weight in zip(model.cuts.items(), weights, strict=True)}
-    return HierarchicalTask(loss, recipe.loss.weight, heads=heads)
+    return HierarchicalTask(loss, recipe.loss.weight, heads={name: (spec.cut, spec.weight) for name, spec in model.specs.items()})
 
 
 def _head_spec(head: HeadSettings, hierarchy: Hierarchy, seed: int) -> HeadSpec:
@@ -81,7 +79,7 @@ def _head_spec(head: HeadSettings, hierarchy: Hierarchy, seed: int) -> HeadSpec:
     if head.random is not False:
         cut = hierarchy.random_like(cut, seed if head.random is True else head.random)
     options = {name: (head.model_extra or {})[name] for name in heads.options(head.type) if name in (head.model_extra or {})}
-    return HeadSpec(head.stage, cut, kind=head.type, options=options, stop_gradient=head.stop_gradient, name=head.name)
+    return HeadSpec(head.stage, cut, kind=head.type, options=options, stop_gradient=head.stop_gradient, weight=head.weight, name=head.name)
 
 
 def head_cut(head: HeadSettings, hierarchy: Hierarchy) -> Cut:

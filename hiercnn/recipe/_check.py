@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import nn
+
+from hiercnn.data import named_transform
 from hiercnn.errors import HierCNNError, RecipeError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.models import create_backbone, seeded, stage_index, stages
 from hiercnn.recipe._build import PYTHON, build_hierarchy, head_cut, report_cuts
 from hiercnn.recipe._schema import HeadSettings, Recipe
-from hiercnn.train import weight_at
+from hiercnn.train import make_optimizer, make_scheduler, weight_at
 
 Problem = tuple[str, str]  # dotted path, what is wrong
 
@@ -16,14 +19,20 @@ Problem = tuple[str, str]  # dotted path, what is wrong
 def find_problems(recipe: Recipe, *, tree_failed: bool = False) -> list[Problem]:
     """Try everything the recipe names and return all that fails; cuts are left out if the tree has failed already."""
     problems: list[Problem] = []
+    with seeded(0):  # weights are made and thrown away; the caller's generator is not to notice
+        _check_model(problems, recipe, tree_failed)
+        _check_training(problems, recipe)
+    return problems
+
+
+def _check_model(problems: list[Problem], recipe: Recipe, tree_failed: bool) -> None:
     tree = _attempt(problems, "hierarchy", build_hierarchy, recipe.hierarchy)
     if tree is not None:
         _attempt(problems, "hierarchy.cuts", report_cuts, recipe, tree)
     trunk = None
     if recipe.model.backbone != PYTHON:
         options = {"stem": recipe.model.stem, "options": recipe.model.options}
-        with seeded(0):  # the weights are thrown away; the caller's generator is not to notice
-            trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
+        trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
     tree_failed = tree_failed or any(path == "hierarchy" for path, _ in problems)
     for number, head in enumerate(recipe.model.heads):
         path = f"model.heads[{number}]"
@@ -31,9 +40,16 @@ def find_problems(recipe: Recipe, *, tree_failed: bool = False) -> list[Problem]
             _attempt(problems, f"{path}.stage", _stage, head, trunk, recipe.model.backbone)
         if not tree_failed:
             _check_cut(problems, f"{path}.cut", head, tree)
-    if weight_at(recipe.loss.weight, recipe.epochs) == 0:
+
+
+def _check_training(problems: list[Problem], recipe: Recipe) -> None:
+    optimizer = _attempt(problems, "optim", make_optimizer, nn.Linear(1, 1), recipe.optim)
+    if optimizer is not None:
+        _attempt(problems, "schedule", make_scheduler, optimizer, recipe.schedule, recipe.epochs, 10)
+    for number, transform in enumerate(recipe.data.augment.transforms):
+        _attempt(problems, f"data.augment.transforms[{number}]", named_transform, transform)
+    if weight_at(recipe.loss.weight, recipe.epochs - 1) == 0:
         problems.append(("loss.weight", "ends at 0; the last phase must train the leaf"))
-    return problems
 
 
 def report(where: str, problems: Sequence[Problem]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from hiercnn.data import data_sets, from_datasets
+from hiercnn.data import Data, data_sets, from_datasets
 from hiercnn.errors import CheckpointError, RecipeError, shorten
 from hiercnn.hierarchy import Hierarchy, to_nested
 from hiercnn.models import HierarchicalModel
@@ -86,10 +86,10 @@ def fit(
         overrides: `key.sub=value` texts.
         run_dir: The run folder; default `runs/<name>`.
         resume: Go on from the folder's last checkpoint; a finished run is returned as it is.
-        train, val, test: Your map-style datasets of (image, class index); without `val` it is carved from train.
+        train, val, test: Your map-style datasets of (image, class index); without `val` one is carved from train.
         classes: Class names in label order; default `train.classes`.
         hierarchy: Your tree, in any class order.
-        model: Your module [B, channels, H, W] → logits [B, C] (or an `Output`).
+        model: Your module [B, channels, H, W] → logits [B, C], or a `HierarchicalModel`, whose heads bring their own weights.
         display: Who shows the progress.
         trust_imports: Whether the recipe's `imports:` may be imported.
 
@@ -98,32 +98,47 @@ def fit(
     """
     if train is None and (val is not None or test is not None or classes is not None):
         raise RecipeError("val=, test= and classes= go with train=")
-    recipe = load_recipe(_with_objects(recipe, train, hierarchy, model), overrides, trust_imports=trust_imports)
+    recipe = load_recipe(_with_objects(recipe, train, val, hierarchy, model), overrides, trust_imports=trust_imports)
     run = Run(run_dir or Path("runs") / recipe.name, model, trust_imports=trust_imports)
-    if run.exists():
+    if run.finished:
         _check_resumable(run, recipe, resume)
-    if not run.finished:
+        return run
+    with run.lock():
+        if run.exists():
+            _check_resumable(run, recipe, resume)
         display = display or make_display(recipe.logging.display)
         if recipe.imports:
             display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
         source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
-        data = build_data(recipe, source, build_hierarchy(recipe.hierarchy))
-        network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, data.hierarchy, data.channels)
-        Trainer(
-            model=network,
-            task=build_task(recipe, data, network),
-            data=data,
-            cuts=report_cuts(recipe, data.hierarchy),
-            settings=recipe,
-            data_settings=recipe.data,
-            run=run,
-            recipe_text=to_yaml(recipe),
-            display=display,
-        ).fit(resume=resume)
+        data = build_data(recipe, source, _tree(recipe, hierarchy))
+        _trainer(recipe, data, run, model, display).fit(resume=resume)
     return run
 
 
-def _with_objects(recipe, train, hierarchy: Hierarchy | None, model: nn.Module | None):
+def _trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None, display: QuietDisplay) -> Trainer:
+    network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, data.hierarchy, data.channels)
+    _check_heads(recipe, network)
+    return Trainer(
+        model=network,
+        task=build_task(recipe, data, network),
+        data=data,
+        cuts=report_cuts(recipe, data.hierarchy),
+        settings=recipe,
+        data_settings=recipe.data,
+        run=run,
+        recipe_text=to_yaml(recipe),
+        display=display,
+    )
+
+
+def _tree(recipe: Recipe, own: Hierarchy | None) -> Hierarchy | None:
+    """The tree that was passed, with its titles and sources, or the one that the recipe names."""
+    if own is None:
+        return build_hierarchy(recipe.hierarchy)
+    return own.collapse() if recipe.hierarchy.collapse else own
+
+
+def _with_objects(recipe, train, val, hierarchy: Hierarchy | None, model: nn.Module | None):
     """The recipe with objects named in the place of the parts they replace."""
     if train is None and hierarchy is None and model is None:
         return recipe
@@ -133,6 +148,7 @@ def _with_objects(recipe, train, hierarchy: Hierarchy | None, model: nn.Module |
     if train is not None:
         own = data_sets.options(raw["data"]["name"]) if raw.get("data", {}).get("name") in data_sets else {}
         raw["data"] = {key: value for key, value in raw.get("data", {}).items() if key not in own} | {"name": PYTHON}
+        raw["data"] |= {} if val is None else {"val": "given"}
     if hierarchy is not None:
         kept = {key: value for key, value in (raw.get("hierarchy") or {}).items() if key in ("cuts", "prune", "collapse")}
         raw["hierarchy"] = kept | {"nested": to_nested(hierarchy)}
@@ -148,13 +164,21 @@ def _as_hierarchical(model: nn.Module | None, hierarchy: Hierarchy) -> Hierarchi
     return HierarchicalModel(model, hierarchy.classes)
 
 
+def _check_heads(recipe: Recipe, network: HierarchicalModel) -> None:
+    if recipe.model.heads and len(recipe.model.heads) != len(network.specs):
+        raise RecipeError(
+            f"the recipe has {len(recipe.model.heads)} heads, the module that was passed {len(network.specs)};"
+            " build it with hiercnn.build_model, or drop model.heads from the recipe"
+        )
+
+
 def _check_resumable(run: Run, recipe: Recipe, resume: bool) -> None:
     changed = differing_keys(run.recipe, recipe)
     if changed and (resume or run.finished):
-        raise RecipeError(f"{run.path} was made with another recipe; these differ: {shorten(changed)}. Choose another --run-dir")
+        raise RecipeError(f"{run.path} was made with another recipe; these differ: {shorten(changed)}. Choose another folder")
     if not resume:
         state = "a finished run" if run.finished else f"a run that has done {len(run.metrics)} of {run.recipe.epochs} epochs"
-        raise CheckpointError(f"{run.path} already holds {state}; add --resume to go on with it, or choose another --run-dir")
+        raise CheckpointError(f"{run.path} already holds {state}; add --resume to go on with it, or choose another folder with --run-dir")
 
 
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:

@@ -13,13 +13,13 @@ def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Opt
 
     known = list_optimizers()
     if settings.name.lower() not in known:
-        raise RecipeError(f"optim.name: timm has no optimiser '{settings.name}'{did_you_mean(settings.name, known)}")
+        raise RecipeError(f"timm has no optimiser '{settings.name}'{did_you_mean(settings.name, known)}")
     try:
         return create_optimizer_v2(
             model, settings.name, lr=settings.lr, weight_decay=settings.weight_decay, momentum=settings.momentum, **settings.options
         )
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"optim: {settings.name} does not take these settings: {error}") from error
+        raise RecipeError(f"{settings.name} does not take these settings: {error}") from error
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleSettings, epochs: int, updates_per_epoch: int):
@@ -43,5 +43,5 @@ def make_scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleSettings,
             **options,
         )
     except TypeError as error:
-        raise RecipeError(f"schedule.options: {error}") from error
+        raise RecipeError(f"timm's {settings.name} schedule does not take these options: {error}") from error
     return scheduler

@@ -1,5 +1,6 @@
 """The run folder: the contract between training and everything after. Nothing reads a live trainer."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -75,6 +76,14 @@ class RunFolder:
                 f"cannot write {self.metrics_file}: {error.strerror}; the last checkpoint is intact, free space and --resume"
             ) from None
 
+    def note_resume(self, environment: Mapping[str, object]) -> None:
+        """Add where and with what the run goes on to environment.json."""
+        path = self.path / "environment.json"
+        first = json.loads(path.read_text(encoding="utf-8"))
+        with atomic_file(path) as scratch:
+            resumed = [*first.get("resumed", []), environment]
+            scratch.write_text(json.dumps(first | {"resumed": resumed}, indent=2) + "\n", encoding="utf-8")
+
     def keep_events(self, count: int) -> None:
         """Cut metrics.jsonl back to its first `count` events: those that a checkpoint knows of."""
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -104,7 +113,13 @@ class RunFolder:
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
-            yield
+            try:
+                yield
+            finally:
+                if not self.exists():  # nothing was started: leave no empty folder behind
+                    (self.path / "lock").unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        self.path.rmdir()
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
@@ -165,4 +180,4 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, SafetensorError) as error:
         scratch.unlink(missing_ok=True)
         kept = "; the file of before is intact" if path.exists() else ""
-        raise CheckpointError(f"cannot write {path}: {error}{kept}. Free space or mend permissions, then go on with --resume") from error
+        raise CheckpointError(f"cannot write {path}: {error}{kept}. Free space or mend permissions and go on (train: --resume)") from error

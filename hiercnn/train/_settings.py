@@ -15,7 +15,7 @@ class OptimSettings(Settings):
     """Attributes:
     name: An optimiser of timm (`sgd` is Nesterov's; `momentum`, `adamw`, …).
     lr, momentum, weight_decay: As timm uses them; biases and norms are not decayed.
-    clip_norm: Largest gradient norm, or None.
+    clip_norm: Largest gradient norm of the backbone, and of the heads; or None.
     options: Further arguments of the optimiser.
     """
 

@@ -30,7 +30,7 @@ class FlatTask(nn.Module):
 
     def forward(self, output: Output, labels: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum to minimise and its unweighted terms by name."""
-        terms = self.loss(output.leaf, labels)
+        terms = dict(self.loss(output.leaf, labels))
         return self.weights(epoch)["leaf"] * sum(terms.values()), terms
 
 
@@ -40,7 +40,7 @@ class HierarchicalTask(FlatTask):
     A sample whose label is coarser than a head's cut is left out of that head's term.
 
     Args:
-        heads: {head name: (cut, weight)}.
+        heads: {head name: (cut, weight)}. In terms and weights a head is called `head/<name>`.
     """
 
     def __init__(self, loss: nn.Module, weight: float | Linear | Steps = 1.0, *, heads: Mapping[str, tuple[Cut, float | Linear | Steps]]):
@@ -50,14 +50,14 @@ class HierarchicalTask(FlatTask):
             self.register_buffer(f"groups_{name}", torch.tensor(cut.label_groups), persistent=False)
 
     def weights(self, epoch: int) -> dict[str, float]:
-        return super().weights(epoch) | {name: weight_at(weight, epoch) for name, weight in self.head_weights.items()}
+        return super().weights(epoch) | {f"head/{name}": weight_at(weight, epoch) for name, weight in self.head_weights.items()}
 
     def forward(self, output: Output, labels: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         total, terms = super().forward(output, labels, epoch)
         weights = self.weights(epoch)
         for name, logits in output.heads.items():
-            terms[name] = self._head_loss(logits, self.get_buffer(f"groups_{name}")[labels])
-            total = total + weights[name] * terms[name]
+            terms[f"head/{name}"] = self._head_loss(logits, self.get_buffer(f"groups_{name}")[labels])
+            total = total + weights[f"head/{name}"] * terms[f"head/{name}"]
         return total, terms
 
     @staticmethod

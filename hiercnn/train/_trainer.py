@@ -1,7 +1,6 @@
 """The training loop: one for flat and hierarchical runs."""
 
 import contextlib
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -89,7 +88,7 @@ class Trainer:
     # ---- the road --------------------------------------------------------------------------------------------------
 
     def fit(self, *, resume: bool = False) -> None:
-        """Train to the end, from the start or from the last checkpoint.
+        """Train to the end, from the start or from the last checkpoint; the caller holds the run folder's lock.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the state is saved.
@@ -97,7 +96,7 @@ class Trainer:
             CheckpointError: The run folder cannot be used or written.
         """
         devices = [self.device] if self.device.type == "cuda" else []
-        with self.run.lock(), torch.random.fork_rng(devices=devices), stop_on_signals() as stop:
+        with torch.random.fork_rng(devices=devices), stop_on_signals() as stop:
             self._start(resume)
             try:
                 while self.progress.epoch < self.settings.epochs:
@@ -110,11 +109,14 @@ class Trainer:
 
     def _start(self, resume: bool) -> None:
         state_file = self.run.checkpoints / "state.pt"
+        environment = describe_environment(self.device, self.precision, self.settings.seed)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         if resume and state_file.exists():
             self._restore(load_training_state(state_file, self.data.hierarchy))
             self.run.keep_events(self.progress.events)
+            self.run.note_resume(environment)
         else:
-            environment = describe_environment(self.device, self.precision, self.settings.seed)
             self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)
             self._log({"event": "start", "epochs": self.settings.epochs, "steps_per_epoch": self.updates_per_epoch, **self._sizes()})
         columns = ["epoch", "lr", "loss", *(f"val {name}" for name in self._levels()), "gap", "images/s", "seconds"]
@@ -152,7 +154,7 @@ class Trainer:
         with self._autocast():
             output = self.network(batch.images)
         loss, terms = self.task(output, batch.labels, self.progress.epoch)
-        detached = {name: term.detach() for name, term in {"loss": loss, **terms}.items()}
+        detached = {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
         self._unchecked.append((self.progress.batch, batch.indices, detached))
         if self.device.type == "cpu" or len(self._unchecked) == 20:  # on a GPU each look at a value waits for it
             self._check_losses()
@@ -162,7 +164,8 @@ class Trainer:
         progress, clip = self.progress, self.settings.optim.clip_norm
         self.scheduler.step_update(progress.update)
         if clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            for part in filter(len, (list(self.model.backbone.parameters()), list(self.model.heads.parameters()))):
+                nn.utils.clip_grad_norm_(part, clip)  # apart: what heads do must not clip the backbone of a twin
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         progress.update += 1
@@ -194,6 +197,9 @@ class Trainer:
             progress.best, progress.best_epoch = val["accuracy"]["leaf"], progress.epoch
             self._save_weights("best")
         batches = len(self.train_loader)
+        unreadable = self._unreadable()
+        if unreadable:
+            self.display.note(f"left out so far: {len(unreadable)} unreadable images: {shorten(unreadable)}")
         event = {
             "event": "epoch",
             "epoch": progress.epoch,
@@ -204,6 +210,7 @@ class Trainer:
             "weights": self.task.weights(progress.epoch - 1),
             "val": val,
             "train_subset": subset,
+            "unreadable": unreadable,
             "seconds": {"train": round(progress.train_seconds, 3), "eval": round(progress.eval_seconds, 3)},
         }
         self._log(event)
@@ -240,6 +247,11 @@ class Trainer:
         chosen = np.random.default_rng([self.settings.seed, 2]).permutation(leaves)[: self.settings.eval.train_subset]
         self.subset_loader = self._loader(self.data.train.subset(np.sort(chosen)))
 
+    def _unreadable(self) -> list[str]:
+        """Ids of the images that the loaders had to leave out while training and validating."""
+        found = {name for loader in (self.train_loader, self.val_loader) for name in getattr(loader, "unreadable", ())}
+        return sorted(found)
+
     def _loader(self, split):
         return make_loader(split, train=False, **self._loader_options)
 
@@ -268,7 +280,7 @@ class Trainer:
         """Add up the losses not yet looked at; raise TrainingError at the first that is not finite."""
         sums = self.progress.sums
         for number, indices, terms in self._unchecked:
-            values = {name: term.item() for name, term in terms.items()}
+            values = dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist(), strict=True))
             if not np.isfinite(values["loss"]):
                 self._unchecked.clear()
                 self._fail_at(number, values["loss"], indices)
@@ -279,7 +291,9 @@ class Trainer:
 
     def _fail_at(self, number: int, value: float, indices: Tensor) -> None:
         step = self.progress.epoch * len(self.train_loader) + number + 1
-        images = f"Its images: {shorten(self.train_loader.ids(indices), limit=16)}.\n"
+        ids = self.train_loader.ids(indices)
+        self.run.log({"event": "failed", "epoch": self.progress.epoch + 1, "batch": number + 1, "loss": str(value), "ids": ids})
+        images = f"Its images: {shorten(ids, limit=16)}; all of them stand in the last line of {self.run.metrics_file}.\n"
         self._fail(
             f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1})", self.progress.epoch, images
         )
@@ -341,21 +355,23 @@ class Trainer:
         """With `keep: log`, keep the weights at updates 0, 1, 2, 4, 8, … of the first two epochs."""
         update = self.progress.update
         if self.settings.checkpoints.keep == "log" and (update & (update - 1)) == 0:
+            self._check_losses()
             self._save_weights(f"step-{update:08d}")
 
     def _sizes(self) -> dict[str, object]:
-        splits = {name: len(s) for name in ("train", "val", "test") if (s := getattr(self.data, name)) is not None}
+        splits = {name: split for name in ("train", "val", "test") if (split := getattr(self.data, name)) is not None}
         return {
-            "sizes": splits,
+            "sizes": {name: len(split) for name, split in splits.items()},
+            "digests": {name: split.digest for name, split in splits.items()},
+            "unreadable": list(self.data.unreadable),
             "classes": self.data.hierarchy.num_classes,
             "channels": self.data.channels,
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
 
-    def _peak_memory(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) // 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    def _peak_memory(self) -> int | None:
+        """The GPU's, in MiB; a process on a CPU may hold other runs as well, so it is not asked."""
+        return torch.cuda.max_memory_allocated(self.device) // 2**20 if self.device.type == "cuda" else None
 
     def _levels(self) -> list[str]:
         return [cut.name for cut in self.cuts if cut.name != "leaf"] + ["leaf"]

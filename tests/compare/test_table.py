@@ -5,7 +5,7 @@ from rich.console import Console
 
 from hiercnn.compare import table
 
-ENVIRONMENT = {"device": "a CPU, 4 cores", "precision": "float32", "versions": {"torch": "2.9.0"}}
+ENVIRONMENT = {"device": "a CPU, 4 cores", "precision": "float32", "git": "abc", "versions": {"torch": "2.9.0"}}
 
 
 def comparison(seeds: int = 1, convergence: str = "anytime") -> dict:
@@ -14,7 +14,7 @@ def comparison(seeds: int = 1, convergence: str = "anytime") -> dict:
     def row(leaf, difference, epochs):
         several = seeds > 1
         return {
-            "runs": [{}] * seeds,
+            "runs": [{"environment": ENVIRONMENT}] * seeds,
             "differs_in": [] if epochs == 9.5 else ["model.heads"],
             "accuracy": {
                 "3 groups": {"mean": 0.9, "sd": 0.01 if several else None},

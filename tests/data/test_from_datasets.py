@@ -128,3 +128,20 @@ def test_refused_datasets(labels, classes, message):
 def test_wrong_labels_name_the_split():
     with pytest.raises(DataError, match="test sample 0 has the label 7"):
         from_datasets(Pairs(IMAGES, LABELS), test=Pairs(IMAGES, [7]), classes=["a", "b"])
+
+
+def test_target_transform_is_obeyed():
+    class Shifted:
+        classes = ("a", "b")
+        targets = (0, 1)  # as they stand in the files; samples bring them turned round
+
+        def target_transform(self, label):
+            return 1 - label
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return np.zeros((3, 8, 8), np.uint8), self.target_transform(self.targets[index])
+
+    assert from_datasets(Shifted()).train.labels.tolist() == [1, 0]

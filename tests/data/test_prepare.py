@@ -220,7 +220,7 @@ def test_bad_vals(counts, splits, options, message):
 
 @pytest.mark.parametrize("val", [0, 0.0, 1.0, 1.5, -1, True, "some", float("nan"), None])
 def test_val_that_means_nothing(val):
-    with pytest.raises(ValidationError, match="a share between 0 and 1, a whole number of images of each class, or given"):
+    with pytest.raises(ValidationError, match="a share between 0 and 1, a whole number of images of each class, auto or given"):
         settings(val=val)
 
 
@@ -267,3 +267,21 @@ def test_a_test_split_with_groups_alone_is_refused():
     source = replace(memory_source({"cat": 4, "dog": 4, "car": 4, "pet": 1}, test={"pet": 3}), inner_labels=True)
     with pytest.raises(DataError, match="no test image is labelled with a class"):
         prepare(source, tree, settings(), 0)
+
+
+def test_auto_takes_a_complete_val_and_carves_otherwise():
+    tree = from_nested({"pet": ["cat", "dog"]})
+    complete = memory_source({"cat": 20, "dog": 20}, val={"cat": 2, "dog": 3})
+    data = prepare(complete, tree, settings(val="auto"), 0)
+    assert (len(data.train), len(data.val)) == (40, 5)
+    partial = memory_source({"cat": 20, "dog": 20}, val={"cat": 5})
+    data = prepare(partial, tree, settings(val="auto"), 0)
+    assert (len(data.train), len(data.val)) == (41, 4)
+    assert len(prepare(memory_source({"cat": 20, "dog": 20}), tree, settings(val="auto"), 0).val) == 4
+
+
+def test_digests_tell_splits_apart():
+    one, same, other = (memory_source({"cat": 3, "dog": 3}).train for _ in range(3))
+    other.images[0, 0, 0, 0] += 1
+    assert one.digest == same.digest != other.digest
+    assert one.subset(np.array([0, 1])).digest != one.subset(np.array([1, 0])).digest

@@ -299,3 +299,14 @@ def test_import_is_free():
 def test_from_classes_avoids_taken_root_names():
     tree = from_classes(["root", "(root)"])
     assert tree.names == ("((root))", "root", "(root)")
+
+
+def test_nothing_of_a_tree_can_be_changed():
+    tree = from_nested({"a": ["b", "c"], "d": None}, meta={"source": "here"})
+    with pytest.raises(AttributeError, match="a Hierarchy cannot be changed"):
+        tree.names = ("x",)
+    with pytest.raises(AttributeError, match="a Hierarchy cannot be changed"):
+        tree.anything = 1
+    tree.meta["source"] = "elsewhere"
+    assert tree.meta == {"source": "here"}
+    assert pickle.loads(pickle.dumps(tree)) == tree

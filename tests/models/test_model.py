@@ -1,5 +1,7 @@
 """Backbones with heads: placement, shapes, stripping, seeds and bad input."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -62,13 +64,45 @@ class OnlyFeatureInfo(torch.nn.Sequential):
 
 def test_hooks_serve_backbones_without_forward_intermediates():
     backbone = OnlyFeatureInfo()
-    cuts = {"a": TWO, "b": FOUR}
-    model = HierarchicalModel(backbone, TREE.classes, heads={"a": PoolHead(4, 2), "b": PoolHead(8, 4)}, stages={"a": 0, "b": 1}, cuts=cuts)
+    specs = {"a": HeadSpec(0, TWO), "b": HeadSpec(1, FOUR)}
+    model = HierarchicalModel(backbone, TREE.classes, heads={"a": PoolHead(4, 2), "b": PoolHead(8, 4)}, specs=specs)
     images = torch.randn(2, 3, 16, 16)
     output = model(images)
     assert torch.equal(output.leaf, backbone(images))
     assert torch.equal(output.heads["a"], model.heads["a"](backbone[0](images)))
     assert torch.equal(output.heads["b"], model.heads["b"](backbone[1](backbone[0](images))))
+    again = copy.deepcopy(model)(images)  # as averaged weights are kept
+    assert all(torch.equal(output.heads[name], again.heads[name]) for name in specs)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class DropHead(PoolHead):
+    """A head that draws random numbers."""
+
+    def __init__(self, channels, groups):
+        super().__init__(channels, groups)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, features):
+        return super().forward(self.drop(features))
+
+
+def test_dropout_of_a_head_does_not_change_what_the_backbone_draws():
+    heads.register("test_drop")(DropHead)
+    flat = build_model("resnet_small", TREE, options={"drop_rate": 0.5}).train()
+    branched = build_model("resnet_small", TREE, [HeadSpec("early", TWO, kind="test_drop")], options={"drop_rate": 0.5}).train()
+    images = torch.randn(4, 3, 16, 16)
+    drawn = []
+    for model in (flat, branched):
+        torch.manual_seed(0)
+        drawn.append([model(images).leaf for _ in range(2)])
+    assert torch.equal(drawn[0][1], drawn[1][1])
+
+
+@pytest.mark.parametrize("name", ["keys", "a.b", "with space"])
+def test_head_names_that_torch_cannot_hold(name):
+    with pytest.raises(RecipeError, match=f"a head cannot be called '{name}'"):
+        build_model("resnet_small", TREE, [HeadSpec("early", TWO, name=name)])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet_small", "densenet121"])

@@ -6,7 +6,7 @@ from torch import nn
 
 import hiercnn
 from hiercnn.errors import CheckpointError, DataError, HierCNNError, RecipeError
-from hiercnn.hierarchy import from_nested
+from hiercnn.hierarchy import Hierarchy, from_nested
 from hiercnn.models import HeadSpec, build_model
 
 TREE = from_nested({"animal": {"cat": None, "dog": None}, "thing": {"car": None, "cup": None}})
@@ -58,7 +58,7 @@ def test_own_module_with_heads(tmp_path):
     model = build_model("alexnet_bn", tree, [HeadSpec("early", tree.cut(depth=1))])
     run = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=model, run_dir=tmp_path / "run")
     assert set(run.metrics[-1]["val"]["heads"]) == {"stage1_2"}
-    assert run.metrics[-1]["weights"] == {"leaf": 1.0, "stage1_2": 1.0}
+    assert run.metrics[-1]["weights"] == {"leaf": 1.0, "head/stage1_2": 1.0}
 
 
 def test_a_module_built_for_another_class_order_is_refused(tmp_path):
@@ -148,3 +148,39 @@ def test_opening_a_run_does_not_import_what_its_recipe_names(tmp_path):
     run.recipe_file.write_text(text)
     with pytest.raises(RecipeError, match="imports code: no_such_module"):
         _ = hiercnn.Run(tmp_path / "run").recipe
+
+
+def test_a_val_that_is_passed_is_never_trained_on(tmp_path):
+    run = hiercnn.fit(QUICK, train=Blobs(), val=Blobs(5, seed=3), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    assert run.events[0]["sizes"] == {"train": 64, "val": 20}
+
+
+def test_heads_of_a_recipe_are_not_dropped_in_silence(tmp_path):
+    recipe = QUICK | {"model": {"backbone": "alexnet_bn", "heads": [{"stage": "early", "cut": 2}]}}
+    with pytest.raises(RecipeError, match="the recipe has 1 heads, the module that was passed 0"):
+        hiercnn.fit(recipe, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tree_that_is_passed_keeps_its_titles_and_sources(tmp_path):
+    tree = Hierarchy(TREE.names, TREE.parents, TREE.classes, titles=[name.upper() for name in TREE.names], meta={"source": "here"})
+    run = hiercnn.fit(QUICK, train=Blobs(), hierarchy=tree, model=net(), run_dir=tmp_path / "run")
+    assert run.hierarchy.meta == {"source": "here"}
+    assert run.hierarchy.titles[0] == "ROOT"
+
+
+def test_weights_of_head_specs_are_used(tmp_path):
+    tree = TREE.with_classes(CLASSES)
+    model = build_model("alexnet_bn", tree, [HeadSpec("early", tree.cut(depth=1), weight=0.25)])
+    run = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=model, run_dir=tmp_path / "run")
+    assert run.metrics[-1]["weights"] == {"leaf": 1.0, "head/stage1_2": 0.25}
+
+
+@pytest.mark.parametrize("name", ["leaf", "loss", "cross_entropy"])
+def test_a_head_of_any_name_leaves_the_leaf_loss_alone(tmp_path, name):
+    heads = [{"stage": "early", "cut": 2, "name": name, "weight": 0}]
+    recipe = QUICK | {"model": {"backbone": "alexnet_bn", "heads": heads}}
+    run = hiercnn.fit(recipe, train=Blobs(), hierarchy=TREE, run_dir=tmp_path / "run")
+    last = run.metrics[-1]
+    assert last["weights"] == {"leaf": 1.0, f"head/{name}": 0.0}
+    assert last["train"]["loss"] == pytest.approx(last["train"]["cross_entropy"])

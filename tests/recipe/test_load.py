@@ -75,6 +75,14 @@ def test_all_problems_come_together_with_paths_and_suggestions():
         ({"train": {"device": "gpu"}}, "train.device: "),
         ({"data": {"name": "synthetic", "val": 1.5}}, "data.val: should be a share between 0 and 1"),
         ({"optim": {"lr": float("nan")}}, "optim.lr: should be a finite number"),
+        ({"optim": {"name": "sgdd"}}, "optim: timm has no optimiser 'sgdd'; did you mean 'sgd"),
+        ({"optim": {"options": {"no_such": 1}}}, "optim: sgd does not take these settings"),
+        ({"schedule": {"options": {"no_such": 1}}}, "schedule: timm's cosine schedule does not take these options"),
+        (
+            {"data": {"name": "synthetic", "augment": {"transforms": [{"name": "RandAugmnt"}]}}},
+            "data.augment.transforms[0]: no transform 'RandAugmnt'",
+        ),
+        ({"epochs": 4, "loss": {"weight": {"linear": {"start": 1, "end": 0, "epochs": 3}}}}, "loss.weight: ends at 0"),
         ({"loss": {"label_smoothing": 1.5}}, "loss.label_smoothing: should be less than 1 (got 1.5)"),
         ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
         ({"name": "../up"}, "name: "),
@@ -88,6 +96,10 @@ def test_each_mistake_has_its_message(change, expected):
 
 def test_missing_sections_are_named():
     assert problems({"epochs": 3}) == ["data: is missing", "model: is missing"]
+
+
+def test_a_weight_that_is_zero_only_after_the_end_is_fine():
+    assert load_recipe(GOOD | {"epochs": 4, "loss": {"weight": {"linear": {"start": 1, "end": 0, "epochs": 4}}}}).epochs == 4
 
 
 @pytest.mark.parametrize(
@@ -146,7 +158,7 @@ def test_a_loss_that_knows_no_inner_labels_refuses_data_that_have_them():
         hierarchy = build_hierarchy(load_recipe(GOOD).hierarchy)
 
     class Flat:
-        cuts: dict = {}
+        specs: dict = {}
 
     @losses.register("leaf_only_for_test")
     class LeafOnly(CrossEntropy):

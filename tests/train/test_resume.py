@@ -233,7 +233,7 @@ def test_changed_recipe_lists_its_keys(tmp_path):
     with pytest.raises(Interrupted):
         fit(tiny(*PLAIN), run_dir=tmp_path, display=stop_at(1, 2, signal.SIGINT))
     changed = tiny(*PLAIN, "optim.lr=0.2", "data.augment.flip=true", "logging.display=plain")
-    with pytest.raises(RecipeError, match=r"these differ: 'data\.augment\.flip', 'optim\.lr'\. Choose another --run-dir"):
+    with pytest.raises(RecipeError, match=r"these differ: 'data\.augment\.flip', 'optim\.lr'\. Choose another folder"):
         fit(changed, run_dir=tmp_path, resume=True)
 
 

@@ -72,14 +72,17 @@ def test_events(run):
         "epochs": 2,
         "steps_per_epoch": 5,
         "sizes": {"train": 180, "val": 36, "test": 108},
+        "digests": start["digests"],
+        "unreadable": [],
         "classes": 36,
         "channels": 3,
         "parameters": sum(p.numel() for p in run.model.parameters()),
     }
+    assert set(start["digests"]) == {"train", "val", "test"}
     assert epochs == run.metrics
     assert [(event["epoch"], event["step"], event["images"]) for event in epochs] == [(1, 5, 160), (2, 10, 320)]
-    assert set(epochs[0]["train"]) == {"loss", "cross_entropy", "stage0_3", "stage1_9"}
-    assert epochs[0]["weights"] == {"leaf": 1.0, "stage0_3": 0.5, "stage1_9": 0.5}
+    assert set(epochs[0]["train"]) == {"loss", "cross_entropy", "head/stage0_3", "head/stage1_9"}
+    assert epochs[0]["weights"] == {"leaf": 1.0, "head/stage0_3": 0.5, "head/stage1_9": 0.5}
     assert set(epochs[0]["val"]["accuracy"]) == {"3 groups", "9 groups", "leaf"}
     assert set(epochs[0]["val"]["heads"]) == {"stage0_3", "stage1_9"}
     assert epochs[0]["train_subset"]["images"] == 180
@@ -92,7 +95,9 @@ def test_events(run):
 def test_training_loss_is_the_weighted_sum_of_its_terms(run):
     for event in run.metrics:
         terms = event["train"]
-        assert terms["loss"] == pytest.approx(terms["cross_entropy"] + 0.5 * terms["stage0_3"] + 0.5 * terms["stage1_9"], rel=1e-6)
+        assert terms["loss"] == pytest.approx(
+            terms["cross_entropy"] + 0.5 * terms["head/stage0_3"] + 0.5 * terms["head/stage1_9"], rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
