@@ -12,6 +12,8 @@ import hiercnn.compare._compare as module
 from hiercnn import Run, fit
 from hiercnn.compare import compare, epochs_to_target
 from hiercnn.errors import Interrupted, RecipeError
+from hiercnn.hierarchy import builtin
+from hiercnn.recipe import load_recipe
 
 ANYTIME = ("schedule.name=constant", "train.ema=0.9", "epochs=4")
 FLAT, HEADS = tiny(*ANYTIME), tiny(*ANYTIME, BRANCHES, "name=branches")
@@ -171,3 +173,22 @@ def test_what_cannot_be_compared(tmp_path, recipes, message):
     with pytest.raises(RecipeError, match=message):
         compare(recipes, out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_other_images_or_classes_are_no_pair(tmp_path):
+    with pytest.raises(RecipeError, match="other and flat cannot be compared: seed 0 has other val and test images"):
+        compare([tiny(), tiny("name=other", "data.render_seed=1")], out=tmp_path)
+
+
+def test_levels_with_other_groups_are_left_out(tmp_path):
+    tree = builtin("synthetic")
+    turned = {tree.names[0]: {f"g{i}": list(tree.classes[i::3]) for i in range(3)}}
+    other = tiny("name=other", "hierarchy.cuts=[3]")
+    other = load_recipe(other.plain() | {"hierarchy": {"nested": turned, "cuts": [3]}})
+    assert compare([tiny("hierarchy.cuts=[3]"), other], out=tmp_path)["levels"] == ["leaf"]
+
+
+def test_every_run_brings_its_environment(result):
+    assert all(run["environment"]["device"] for row in result["recipes"].values() for run in row["runs"])
+    assert result["recipes"]["branches"]["differs_in"] == ["model.heads"]
+    assert result["recipes"]["flat"]["differs_in"] == []

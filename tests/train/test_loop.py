@@ -13,7 +13,7 @@ from hiercnn import fit
 from hiercnn.errors import DataError, RecipeError, TrainingError
 from hiercnn.hierarchy import builtin
 from hiercnn.models import HierarchicalModel, build_model
-from hiercnn.train import load_weights
+from hiercnn.train import RunFolder, load_weights
 
 
 class NanAt(nn.Module):
@@ -42,6 +42,7 @@ def test_nan_loss_names_batch_images_and_checkpoint(nan_loss, tmp_path):
     assert f"last good checkpoint: {tmp_path / 'checkpoints' / 'state.pt'}, after epoch 1" in text
     assert "'train/" in text
     assert "32 in all" in text
+    assert len(RunFolder(tmp_path).events[-1]["ids"]) == 32
     assert fit(tiny("loss={name: nan_at, k: 8}"), run_dir=tmp_path, resume=True).finished  # the new process counts its calls from 1
 
 

@@ -80,3 +80,11 @@ def test_same_seed_same_run(flat, tmp_path):
     other = fit(tiny(DROPOUT, "seed=1"), run_dir=tmp_path / "other")
     assert leaf_only(again) == leaf_only(flat)
     assert leaf_only(other) != leaf_only(flat)
+
+
+@pytest.mark.parametrize("setting", ["optim.clip_norm=0.1", "train.ema=0.9", "train.accumulate=2", "data.augment={resized_crop: [0.5, 1]}"])
+def test_settings_keep_twins_paired(setting, tmp_path):
+    options = (DROPOUT, setting, "data.image_size=16")
+    alone = fit(tiny(*options), run_dir=tmp_path / "flat")
+    beside = fit(tiny(*options, "model.heads=[{stage: 1, cut: 9, stop_gradient: true}]"), run_dir=tmp_path / "heads")
+    assert leaf_only(alone) == leaf_only(beside)
