@@ -249,7 +249,7 @@ class Trainer:
 
     def _unreadable(self) -> list[str]:
         """Ids of the images that the loaders had to leave out while training and validating."""
-        found = {name for loader in (self.train_loader, self.val_loader) for name in getattr(loader, "unreadable", ())}
+        found = {name for loader in (self.train_loader, self.subset_loader, self.val_loader) for name in getattr(loader, "unreadable", ())}
         return sorted(found)
 
     def _loader(self, split):
