@@ -2,15 +2,14 @@
 
 from hiercnn.errors import HierCNNError
 from hiercnn.models import stages
-from hiercnn.recipe import Recipe, build_data, build_hierarchy, build_recipe_model, build_source, build_task, to_yaml
+from hiercnn.recipe import Recipe, Run, build_data, build_hierarchy, build_source, build_trainer, to_yaml
 
 
 def print_plan(recipe: Recipe) -> None:
     """Print the complete recipe, read the data, and print what would be trained."""
     print(to_yaml(recipe))
     data = build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
-    model = build_recipe_model(recipe, data.hierarchy, data.channels)
-    build_task(recipe, data, model)
+    model = build_trainer(recipe, data, Run("dry-run")).model
     print(f"classes: {data.hierarchy.num_classes}")
     for name in ("train", "val", "test"):
         split = getattr(data, name)

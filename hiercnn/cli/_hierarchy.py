@@ -18,11 +18,12 @@ Rule = Annotated[str | None, typer.Option(help="longest or shortest: which of se
 def load(source: str, columns: str | None = None, parent_rule: str | None = None) -> Hierarchy:
     """A built-in tree by name, a file, or a folder."""
     path = Path(source)
-    if path.is_dir():
-        return from_folders(path)
-    if path.exists() or path.suffix:
-        return read_hierarchy(path, columns=columns.split(",") if columns else None, parent_rule=parent_rule)
-    return builtin(source)
+    if path.is_file() or path.suffix:
+        named = [column.strip() for column in columns.split(",")] if columns else None
+        return read_hierarchy(path, columns=named, parent_rule=parent_rule)
+    if columns or parent_rule:
+        raise HierarchyError(f"--columns and --parent-rule are for files; {source} is a {'folder' if path.is_dir() else 'built-in name'}")
+    return from_folders(path) if path.is_dir() else builtin(source)
 
 
 @hierarchy.command()
@@ -77,6 +78,8 @@ def cut(
     out: Annotated[Path | None, typer.Option(help="Write the tree with this cut as JSON.")] = None,
 ) -> None:
     """Print the groups of one cut and their classes."""
+    if (groups is None) == (depth is None):
+        raise HierarchyError("say where to cut: --groups or --depth")
     tree = load(source, columns, parent_rule)
     made = tree.cut(groups=groups, depth=depth)
     for group, name in enumerate(made.names):
@@ -109,6 +112,8 @@ def _names(classes: list[str]) -> list[str]:
 
 
 def _write(tree: Hierarchy, out: Path, cuts=()) -> None:
+    if out.suffix != ".json" or out.exists():
+        raise HierarchyError(f"--out {out}: {'is there already; name a new file' if out.exists() else 'trees are written as .json'}")
     try:
         save_hierarchy(tree, out, cuts)
     except OSError as error:

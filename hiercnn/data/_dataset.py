@@ -45,7 +45,7 @@ def _image_set(dataset, split: str, count: int) -> ImageSet:
     listed = [dataset[i][1] for i in range(len(dataset))] if targets is None else list(targets)
     for i, label in enumerate(listed):
         if np.ndim(label) != 0:
-            raise DataError(f"{split} sample {i} has {np.size(label)} labels; multi-label data are not supported, give one class index")
+            raise DataError(f"{split} sample {i} has {np.asarray(label).size} labels; multi-label data are not supported: give one index")
     labels = np.array([_whole(label, f"{split} sample {i}") for i, label in enumerate(listed)], dtype=np.int64)
     if labels.min() < 0 or labels.max() >= count:
         wrong = int(np.flatnonzero((labels < 0) | (labels >= count))[0])

@@ -55,8 +55,9 @@ class Normalise:
     def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, device, channels_last: bool):
         from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-        self.mean = 255 * _per_channel(mean, IMAGENET_DEFAULT_MEAN, channels, "mean", device)
-        self.std = 255 * _per_channel(std, IMAGENET_DEFAULT_STD, channels, "std", device)
+        mean, std = _per_channel(mean, IMAGENET_DEFAULT_MEAN, channels, "mean"), _per_channel(std, IMAGENET_DEFAULT_STD, channels, "std")
+        self.facts = {"mean": mean, "std": std}  # what a user of the model has to know
+        self.mean, self.std = (255 * torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std))
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -65,11 +66,11 @@ class Normalise:
         return images.float().contiguous(memory_format=self.layout)
 
 
-def _per_channel(given: Sequence[float] | None, default: Sequence[float], channels: int, what: str, device) -> Tensor:
+def _per_channel(given: Sequence[float] | None, default: Sequence[float], channels: int, what: str) -> list[float]:
     values = given if given is not None else default if channels == len(default) else [float(np.mean(default))] * channels
     if len(values) != channels:
         raise ShapeError(f"data.{what}: wanted {channels} values, one a channel, got {len(values)}")
-    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+    return list(values)
 
 
 class _Loader:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import posixpath
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def manifest(*, file: Path, root: Path | None = None) -> Source:
 
     Raises:
         DataError: The file cannot be read, lacks a column, has an empty cell or unknown split (with the line), or gives one path
-            two labels (multi-label data are not supported).
+            two labels (multi-label data are not supported), two splits or two rows.
     """
     file = Path(file)
     rows = _read(file)
@@ -65,10 +66,14 @@ def _read(file: Path) -> list[tuple[str, str, str]]:
             wanted = "a path, a label and a split of train, val, test (or none)"
             raise DataError(f"{file} line {line}: needs {wanted}; got {path!r}, {label!r}, {split!r}")
         split = split or "train"
-        before_label, before_split = seen.setdefault(path, (label, split))
+        key = posixpath.normpath(path)
+        before_label, before_split, before_line = seen.get(key, (label, split, None))
         if before_label != label:
             raise DataError(f"{file} line {line}: {path} has the labels '{before_label}' and '{label}'; multi-label data are not supported")
         if before_split != split:
             raise DataError(f"{file} line {line}: {path} stands in {before_split} and in {split}; an image belongs to one split")
+        if before_line is not None:
+            raise DataError(f"{file} line {line}: {path} is listed already, in line {before_line}; list every image once")
+        seen[key] = (label, split, line)
         rows.append((path, label, split))
     return rows

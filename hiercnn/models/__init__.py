@@ -2,7 +2,7 @@
 
 from hiercnn.models._backbone import PLACES, create_backbone, seeded, stage_index, stages
 from hiercnn.models._heads import PoolHead, heads
-from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model
+from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model, check_forward
 
 __all__ = [
     "PLACES",
@@ -11,6 +11,7 @@ __all__ = [
     "Output",
     "PoolHead",
     "build_model",
+    "check_forward",
     "create_backbone",
     "heads",
     "seeded",

@@ -34,6 +34,11 @@ def create_backbone(
 
     if not timm.is_model(name):
         raise RecipeError(f"unknown backbone '{name}'{did_you_mean(name, timm.list_models())} (any name of timm.list_models())")
+    ours = sorted({"num_classes", "in_chans", "pretrained"}.intersection(options or {}))
+    if ours:
+        raise RecipeError(
+            f"options: {', '.join(ours)} cannot be set; classes and channels come from the data, weights are trained from scratch"
+        )
     try:
         backbone = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **(options or {}))
     except (TypeError, ValueError, AssertionError) as error:

@@ -149,6 +149,21 @@ def build_model(
     return HierarchicalModel(trunk, hierarchy.classes, heads=modules, specs=placed)
 
 
+def check_forward(model: HierarchicalModel, channels: int, side: int) -> None:
+    """Run two black images [2, channels, side, side] through the model; raises RecipeError if it does not take them."""
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, channels, side, side))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        shape = f"{channels} × {side} × {side}"
+        raise RecipeError(
+            f"the model does not take images of {shape}: {error} (data.image_size, or model.options.img_size, may help)"
+        ) from error
+    finally:
+        model.train(was_training)
+
+
 def _place(spec: HeadSpec, trunk: nn.Module, backbone: str, hierarchy: Hierarchy) -> HeadSpec:
     """The spec with its stage as an index and a name."""
     stage = stage_index(spec.stage, len(stages(trunk, backbone)), backbone)

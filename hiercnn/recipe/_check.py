@@ -67,6 +67,10 @@ def _check_cut(problems: list[Problem], path: str, head: HeadSettings, tree: Hie
     cut = _attempt(problems, path, head_cut, head, tree)
     if cut is not None and len(cut) < 2:
         problems.append((path, "has one group, so the head would have nothing to learn; cut lower"))
+    if cut is not None and cut.name == "leaf" and head.cut != "leaf":
+        problems.append((path, f"is as fine as the leaves (the tree has height {tree.height}); write cut: leaf if you mean that"))
+    if head.cut == "leaf" and head.random is not False:
+        problems.append((path.replace(".cut", ".random"), "needs groups to shuffle; cut higher than the leaf"))
 
 
 def _stage(head: HeadSettings, trunk: Any, backbone: str) -> int:

@@ -9,8 +9,8 @@ from torch import nn
 
 from hiercnn.data import Data, data_sets, from_datasets
 from hiercnn.errors import CheckpointError, RecipeError, shorten
-from hiercnn.hierarchy import Hierarchy, to_nested
-from hiercnn.models import HierarchicalModel
+from hiercnn.hierarchy import Hierarchy, from_nested, to_nested
+from hiercnn.models import HierarchicalModel, check_forward
 from hiercnn.recipe._build import PYTHON, build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
@@ -43,6 +43,8 @@ class Run(RunFolder):
             raw = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise CheckpointError(f"no run in {self.path}: cannot read recipe.yaml ({error})") from None
+        if not isinstance(raw, dict):
+            raise CheckpointError(f"no run in {self.path}: recipe.yaml is empty or damaged")
         return load_recipe(raw, check=False, trust_imports=self.trust_imports)
 
     @property
@@ -74,7 +76,7 @@ def fit(
     val=None,
     test=None,
     classes: Sequence[str] | None = None,
-    hierarchy: Hierarchy | None = None,
+    hierarchy: Hierarchy | Mapping[str, Any] | None = None,
     model: nn.Module | None = None,
     display: QuietDisplay | None = None,
     trust_imports: bool = False,
@@ -88,7 +90,7 @@ def fit(
         resume: Go on from the folder's last checkpoint; a finished run is returned as it is.
         train, val, test: Your map-style datasets of (image, class index); without `val` one is carved from train.
         classes: Class names in label order; default `train.classes`.
-        hierarchy: Your tree, in any class order.
+        hierarchy: Your tree, in any class order, or the nested mapping of one.
         model: Your module [B, channels, H, W] → logits [B, C], or a `HierarchicalModel`, whose heads bring their own weights.
         display: Who shows the progress.
         trust_imports: Whether the recipe's `imports:` may be imported.
@@ -96,12 +98,17 @@ def fit(
     Raises:
         HierCNNError: Anything that is yours to mend; the message says how.
     """
+    if not isinstance(recipe, str | Path | Mapping | Recipe):
+        raise RecipeError(f"recipe should be a file, a shipped name, a mapping or a Recipe, not {type(recipe).__name__}")
+    if isinstance(hierarchy, Mapping):
+        hierarchy = from_nested(hierarchy)
     if train is None and (val is not None or test is not None or classes is not None):
         raise RecipeError("val=, test= and classes= go with train=")
     recipe = load_recipe(_with_objects(recipe, train, val, hierarchy, model), overrides, trust_imports=trust_imports)
     run = Run(run_dir or Path("runs") / recipe.name, model, trust_imports=trust_imports)
     if run.finished:
         _check_resumable(run, recipe, resume)
+        _check_own_classes(run, train, classes)
         return run
     with run.lock():
         if run.exists():
@@ -111,13 +118,17 @@ def fit(
             display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
         source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
         data = build_data(recipe, source, _tree(recipe, hierarchy))
-        _trainer(recipe, data, run, model, display).fit(resume=resume)
+        build_trainer(recipe, data, run, model, display).fit(resume=resume)
     return run
 
 
-def _trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None, display: QuietDisplay) -> Trainer:
+def build_trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None = None, display: QuietDisplay | None = None) -> Trainer:
+    """Everything of a run but the training; writes nothing."""
     network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, data.hierarchy, data.channels)
     _check_heads(recipe, network)
+    side = recipe.data.image_size if data.train.images is None else data.train.images.shape[-1]
+    if side is not None and model is None:
+        check_forward(network, data.channels, side)
     return Trainer(
         model=network,
         task=build_task(recipe, data, network),
@@ -169,6 +180,14 @@ def _check_heads(recipe: Recipe, network: HierarchicalModel) -> None:
         raise RecipeError(
             f"the recipe has {len(recipe.model.heads)} heads, the module that was passed {len(network.specs)};"
             " build it with hiercnn.build_model, or drop model.heads from the recipe"
+        )
+
+
+def _check_own_classes(run: Run, train, classes: Sequence[str] | None) -> None:
+    ours = tuple(map(str, classes if classes is not None else getattr(train, "classes", ())))
+    if train is not None and ours != run.hierarchy.classes:
+        raise CheckpointError(
+            f"the finished run in {run.path} numbers other classes, or in another order: {shorten(run.hierarchy.classes)}"
         )
 
 

@@ -99,7 +99,7 @@ def _import_modules(modules: Any, trusted: bool, where: str) -> None:
         sys.path.insert(0, os.getcwd())
         try:
             importlib.import_module(str(name))
-        except ImportError as error:
+        except Exception as error:  # whatever a stranger's module raises
             raise RecipeError(f"{where}: imports: cannot import '{name}': {error}") from error
         finally:
             sys.path.remove(os.getcwd())
@@ -176,6 +176,9 @@ def _in_words(item: Mapping[str, Any], parts: Sequence[str | int], known: Iterab
         return f"unknown key{did_you_mean(str(parts[-1]), known if known is not None else _fields_at(parts[:-1]))}"
     if item["type"] == "missing":
         return "is missing"
+    if item["type"] == "string_pattern_mismatch":
+        letters = "may hold letters, digits and _ (the name of a run also . + -)"
+        return f"{'should be auto, cpu, cuda or cuda:<number>' if parts[-1] == 'device' else letters} (got {item['input']!r})"
     text = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     return f"{text} (got {item['input']!r})" if not isinstance(item["input"], Mapping | list) else text
 

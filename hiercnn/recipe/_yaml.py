@@ -105,7 +105,9 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"override '{override}' should look like key.sub=value, such as optim.lr=0.05")
+            raise RecipeError(
+                f"override '{override}' should look like key.sub=value, such as optim.lr=0.05 (several recipes: hiercnn compare)"
+            )
         raw = _set(raw, key.strip().split("."), read_text(text, f"override '{override}'"), override)
     return raw
 

@@ -99,7 +99,7 @@ class RunFolder:
 
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = open(self.path / "lock", "a+", encoding="utf-8")  # noqa: SIM115  held open as long as the lock
+            handle = open(self.path / "lock", "ab+", buffering=0)  # noqa: SIM115  held open as long as the lock
         except OSError as error:
             raise CheckpointError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another with --run-dir") from None
         with handle:
@@ -108,11 +108,11 @@ class RunFolder:
             except OSError:
                 handle.seek(0)
                 raise CheckpointError(
-                    f"run folder {self.path} is in use by process {handle.read().strip() or '?'}; choose another --run-dir"
+                    f"run folder {self.path} is in use by process {handle.read().decode().strip() or '?'}; choose another --run-dir"
                 ) from None
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without the number
+                handle.truncate(0)
+                handle.write(str(os.getpid()).encode())
             try:
                 yield
             finally:

@@ -153,7 +153,7 @@ class RunSettings(Settings):
     """Everything the training loop reads; a recipe is this plus data, hierarchy, model and loss."""
 
     name: Annotated[str, Field(min_length=1, pattern=r"^[\w.+-]+$")] = "run"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     epochs: Count = 10
     optim: OptimSettings = OptimSettings()
     schedule: ScheduleSettings = ScheduleSettings()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hiercnn.data import Batch, Data, DataSettings, keyed_seed, make_loader
-from hiercnn.errors import DataError, Interrupted, TrainingError, shorten
+from hiercnn.errors import CheckpointError, DataError, Interrupted, TrainingError, shorten
 from hiercnn.hierarchy import Cut
 from hiercnn.models import HierarchicalModel
 from hiercnn.train._checkpoint import load_state, load_training_state, load_weights, save_state, save_weights
@@ -114,6 +114,7 @@ class Trainer:
             torch.cuda.reset_peak_memory_stats(self.device)
         if resume and state_file.exists():
             self._restore(load_training_state(state_file, self.data.hierarchy))
+            self._check_same_data()
             self.run.keep_events(self.progress.events)
             self.run.note_resume(environment)
         else:
@@ -121,6 +122,8 @@ class Trainer:
             self._log({"event": "start", "epochs": self.settings.epochs, "steps_per_epoch": self.updates_per_epoch, **self._sizes()})
         columns = ["epoch", "lr", "loss", *(f"val {name}" for name in self._levels()), "gap", "images/s", "seconds"]
         self.display.begin(self.settings.name, columns, self.settings.epochs, len(self.train_loader), self.progress.epoch)
+        if resume and not self.progress.epoch and not self.progress.batch:
+            self.display.note(f"nothing to resume in {self.run.path}: starting anew")
         if self.data.unreadable and not self.progress.events > 1:
             self.display.note(f"left out {len(self.data.unreadable)} unreadable images: {shorten(self.data.unreadable)}")
 
@@ -348,7 +351,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def _save_weights(self, name: str) -> None:
-        facts = {"epoch": self.progress.epoch, "step": self.progress.update}
+        facts = {"epoch": self.progress.epoch, "step": self.progress.update, **self.train_loader.normalise.facts}
         save_weights(self.run.checkpoints / f"{name}.safetensors", self._evaluated(), self.data.hierarchy, **facts)
 
     def _keep_log_spaced(self) -> None:
@@ -358,12 +361,20 @@ class Trainer:
             self._check_losses()
             self._save_weights(f"step-{update:08d}")
 
+    def _check_same_data(self) -> None:
+        start = self.run.events[0] if self.run.events else {}
+        changed = [name for name, digest in start.get("digests", {}).items() if self._sizes()["digests"].get(name) != digest]
+        if changed or "digests" not in start:
+            what = f"the {' and '.join(changed)} images or labels have changed since it started" if changed else "metrics.jsonl is damaged"
+            raise CheckpointError(f"cannot resume {self.run.path}: {what}; begin again in another folder")
+
     def _sizes(self) -> dict[str, object]:
         splits = {name: split for name in ("train", "val", "test") if (split := getattr(self.data, name)) is not None}
         return {
             "sizes": {name: len(split) for name, split in splits.items()},
             "digests": {name: split.digest for name, split in splits.items()},
             "unreadable": list(self.data.unreadable),
+            **self.train_loader.normalise.facts,
             "classes": self.data.hierarchy.num_classes,
             "channels": self.data.channels,
             "parameters": sum(p.numel() for p in self.model.parameters()),

@@ -84,7 +84,7 @@ def test_cut_by_depth(command):
 def test_cut_needs_one_wish(command):
     code, _, err = command("hierarchy", "cut", "cifar100")
     assert code == 2
-    assert "either depth= or groups=" in err
+    assert "say where to cut: --groups or --depth" in err
 
 
 def test_list(command):
@@ -118,3 +118,18 @@ def test_cut_into_a_folder_that_is_not_there(command, animals, tmp_path):
 def test_written_tree_is_json(command, tmp_path):
     command("hierarchy", "cut", "synthetic", "--groups", 3, "--out", tmp_path / "tree.json")
     assert json.loads((tmp_path / "tree.json").read_text())["classes"]
+
+
+def test_out_never_overwrites_and_is_json(command, tmp_path):
+    (tmp_path / "tree.json").write_text("mine")
+    for name, message in (("tree.json", "is there already; name a new file"), ("tree.csv", "trees are written as .json")):
+        code, _, error = command("hierarchy", "cut", "cifar10", "--groups", "7", "--out", str(tmp_path / name))
+        assert code == 2
+        assert message in error
+    assert (tmp_path / "tree.json").read_text() == "mine"
+
+
+def test_columns_are_for_files(command):
+    code, _, error = command("hierarchy", "show", "cifar100", "--columns", "a,b")
+    assert code == 2
+    assert "--columns and --parent-rule are for files" in error

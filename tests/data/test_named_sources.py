@@ -240,3 +240,10 @@ def test_an_image_in_two_splits_is_refused(tmp_path):
     (tmp_path / "m.csv").write_text("path,label,split\n1.png,a,train\n2.png,b,train\n1.png,a,test\n")
     with pytest.raises(DataError, match=r"line 4: 1\.png stands in train and in test"):
         data_sets["manifest"](file=tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("again", ["1.png", "./1.png"])
+def test_an_image_listed_twice_is_refused(tmp_path, again):
+    (tmp_path / "m.csv").write_text(f"path,label\n1.png,a\n2.png,b\n{again},a\n")
+    with pytest.raises(DataError, match="line 4: .*1.png is listed already, in line 2"):
+        data_sets["manifest"](file=tmp_path / "m.csv")

@@ -184,3 +184,26 @@ def test_a_head_of_any_name_leaves_the_leaf_loss_alone(tmp_path, name):
     last = run.metrics[-1]
     assert last["weights"] == {"leaf": 1.0, f"head/{name}": 0.0}
     assert last["train"]["loss"] == pytest.approx(last["train"]["cross_entropy"])
+
+
+def test_a_finished_run_is_not_taken_for_one_of_another_class_order(tmp_path):
+    hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="numbers other classes, or in another order: 'cup', 'dog', 'car', 'cat'"):
+        hiercnn.fit(QUICK, train=Blobs(), classes=CLASSES[::-1], hierarchy=TREE, model=net(), run_dir=tmp_path / "run", resume=True)
+
+
+def test_a_tree_may_be_a_nested_mapping(tmp_path):
+    nested = {"animal": ["cat", "dog"], "thing": ["car", "cup"]}
+    assert hiercnn.fit(QUICK, train=Blobs(), hierarchy=nested, model=net(), run_dir=tmp_path / "run").hierarchy.height == 2
+
+
+def test_a_recipe_of_another_kind_is_refused():
+    with pytest.raises(RecipeError, match="recipe should be a file, a shipped name, a mapping or a Recipe, not NoneType"):
+        hiercnn.fit(None)
+
+
+def test_a_backbone_that_does_not_take_the_images_is_named_before_anything_is_written(tmp_path):
+    recipe = QUICK | {"model": {"backbone": "vit_tiny_patch16_224"}}
+    with pytest.raises(RecipeError, match="the model does not take images of 3 × 16 × 16: .*model.options.img_size"):
+        hiercnn.fit(recipe, train=Blobs(), hierarchy=TREE, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -84,6 +84,16 @@ def test_all_problems_come_together_with_paths_and_suggestions():
         ),
         ({"epochs": 4, "loss": {"weight": {"linear": {"start": 1, "end": 0, "epochs": 3}}}}, "loss.weight: ends at 0"),
         ({"loss": {"label_smoothing": 1.5}}, "loss.label_smoothing: should be less than 1 (got 1.5)"),
+        (
+            {"model": {"backbone": "resnet_small", "heads": [{"stage": 1, "cut": {"depth": 9}}]}},
+            "model.heads[0].cut: is as fine as the leaves (the tree has height 3); write cut: leaf",
+        ),
+        (
+            {"model": {"backbone": "resnet_small", "heads": [{"stage": 1, "cut": "leaf", "random": True}]}},
+            "model.heads[0].random: needs groups to shuffle",
+        ),
+        ({"model": {"backbone": "resnet18", "options": {"pretrained": True}}}, "model.backbone: options: pretrained cannot be set"),
+        ({"seed": 10**20}, "seed: should be less than"),
         ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
         ({"name": "../up"}, "name: "),
     ],

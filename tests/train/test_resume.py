@@ -5,7 +5,9 @@ import random
 import signal
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from train.tiny import BATCHES, BRANCHES, Spy, assert_same_run, child, events, hiercnn, tiny
 
 from hiercnn import Run, fit
@@ -204,7 +206,7 @@ def test_lost_events_are_told(tmp_path):
     with pytest.raises(Interrupted):
         fit(tiny(*PLAIN), run_dir=tmp_path, display=stop_at(2, 2, signal.SIGINT))
     (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(CheckpointError, match="has 0 events, the checkpoint knows 2; the run folder was changed"):
+    with pytest.raises(CheckpointError, match="metrics.jsonl is damaged"):
         fit(tiny(*PLAIN), run_dir=tmp_path, resume=True)
 
 
@@ -256,3 +258,25 @@ def test_damaged_state_is_told(tmp_path):
 
 def test_resume_without_a_run_starts_one(tmp_path):
     assert fit(tiny(), run_dir=tmp_path / "new", resume=True).finished
+
+
+def test_resume_refuses_data_that_have_changed(tmp_path):
+    stop = Spy(lambda epoch, batch: os.kill(os.getpid(), signal.SIGINT) if (epoch, batch) == (2, 2) else None)
+    rows = [f"im/{i}.png,{'ab'[i % 2]}" for i in range(40)]
+    (tmp_path / "im").mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((16, 16, 3), 6 * i, np.uint8)).save(tmp_path / "im" / f"{i}.png")
+    recipe = tiny("hierarchy=null").plain() | {
+        "data": {"name": "manifest", "file": str(tmp_path / "m.csv"), "image_size": 16, "batch_size": 8}
+    }
+    (tmp_path / "m.csv").write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(Interrupted):
+        fit(recipe, run_dir=tmp_path / "run", display=stop)
+    (tmp_path / "m.csv").write_text("\n".join(["path,label", *rows[2:]]))
+    with pytest.raises(CheckpointError, match="the train and val images or labels have changed since it started"):
+        fit(recipe, run_dir=tmp_path / "run", resume=True)
+
+
+def test_resume_of_nothing_says_so(tmp_path, capsys):
+    fit(tiny("logging.display=plain"), run_dir=tmp_path / "run", resume=True)
+    assert f"nothing to resume in {tmp_path / 'run'}: starting anew" in capsys.readouterr().out

@@ -75,6 +75,8 @@ def test_events(run):
         "sizes": {"train": 180, "val": 36, "test": 108},
         "digests": start["digests"],
         "unreadable": [],
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
         "classes": 36,
         "channels": 3,
         "parameters": sum(p.numel() for p in run.model.parameters()),
@@ -141,7 +143,14 @@ def test_checkpoints(run):
     assert {path.name for path in run.checkpoints.iterdir()} == {"last.safetensors", "best.safetensors", "state.pt"}
     with safe_open(run.checkpoints / "last.safetensors", framework="pt") as file:
         facts = json.loads(file.metadata()["hiercnn"])
-    assert facts == {"epoch": 2, "step": 10, "classes": list(run.hierarchy.classes), "hierarchy": run.hierarchy.digest}
+    assert facts == {
+        "epoch": 2,
+        "step": 10,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "classes": list(run.hierarchy.classes),
+        "hierarchy": run.hierarchy.digest,
+    }
 
 
 def test_kept_model_gives_the_stored_logits(run):
