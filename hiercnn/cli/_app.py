@@ -1,6 +1,8 @@
 """The commands. Each reads its arguments, calls the library and prints."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +84,7 @@ def compare(
 
     names = [text for text in recipes if "=" not in text or Path(text).exists()]
     overrides = _with_display([text for text in recipes if text not in names], quiet)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)  # a pipe has no width to keep to
     tell = (lambda text: None) if quiet else (lambda text: console.print(f"[bold]{text}[/bold]", highlight=False))
     result = run_comparison(names, seeds=seeds, out=out, overrides=overrides, trust_imports=trust_imports, tell=tell)
     console.print(table(result))

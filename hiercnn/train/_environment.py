@@ -1,5 +1,6 @@
 """Where and with what a run was made."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -19,7 +20,7 @@ def describe_environment(device: torch.device, precision: str, seed: int) -> dic
     """Versions, device, threads, git commit, seed and command, as environment.json holds them."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": seed,
         "device": device_name(device),
         "precision": precision,
@@ -39,8 +40,9 @@ def version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """Commit of the hiercnn checkout (with + if it has changes), or None outside one."""
+    """Commit of the hiercnn checkout (with + if it has changes) when this process first asked, or None outside one."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None

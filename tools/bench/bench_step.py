@@ -3,8 +3,8 @@
     python tools/bench/bench_step.py --out tools/bench/step.csv
 
 Row `branches ÷ flat`: time of one training step of a backbone with two hypernym heads over one without, peak memory beside it.
-Row `loop ÷ bare`: images per second of the loader and step together over the same step on a batch already in memory.
-Steps of both sides alternate, so a busy machine slows both; the ratio is the median over rounds, with its quartiles.
+Row `loop ÷ bare`: images per second of a real run's training epochs over the same step on a batch already in memory, measured between
+the epochs. Both sides alternate, so a busy machine slows both; the ratio is the median over rounds, with its quartiles.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import csv
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,20 +20,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hiercnn.data import Augment, DataSettings, in_memory, make_loader
+from hiercnn import fit
 from hiercnn.hierarchy import builtin
 from hiercnn.losses import CrossEntropy
 from hiercnn.models import HeadSpec, build_model
-from hiercnn.train import FlatTask, HierarchicalTask, device_name, git_commit, pick_device, pick_precision
+from hiercnn.train import FlatTask, HierarchicalTask, QuietDisplay, device_name, git_commit, pick_device, pick_precision
 
-TREE = builtin("cifar100")
+TREE = builtin("synthetic")
+BARE_STEPS = 10  # between two epochs of the loop
 
 
 class Step:
     """One training step of a model with or without heads."""
 
     def __init__(self, arguments: argparse.Namespace, *, heads: bool):
-        specs = [HeadSpec("early", TREE.cut(groups=8)), HeadSpec("middle", TREE.cut(groups=20))] if heads else []
+        specs = [HeadSpec("early", TREE.cut(groups=3)), HeadSpec("middle", TREE.cut(groups=9))] if heads else []
         self.device = pick_device(arguments.device)
         self.amp = pick_precision("auto", self.device) == "bfloat16"
         self.model = build_model(arguments.backbone, TREE, specs).to(self.device, memory_format=torch.channels_last).train()
@@ -71,27 +73,46 @@ def branches_over_flat(arguments: argparse.Namespace) -> np.ndarray:
     return np.array([branches.timed(images, labels) / flat.timed(images, labels) for _ in range(arguments.rounds)])
 
 
+class Between(QuietDisplay):
+    """Times bare steps after each epoch of a run."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.bare = Step(arguments, heads=True)
+        self.batch = batch(arguments, self.bare.device)
+        self.seconds: list[float] = []
+
+    def epoch(self, row):
+        self.seconds.append(float(np.mean([self.bare.timed(*self.batch) for _ in range(BARE_STEPS)])))
+
+
 def loop_over_bare(arguments: argparse.Namespace) -> np.ndarray:
-    """Ratio of images per second, one a round: a step whose batch the loader makes, and the same step on a batch in memory."""
-    step = Step(arguments, heads=True)
-    rng = np.random.default_rng(0)
-    count = arguments.batch * (arguments.rounds + 1)
-    pixels = rng.integers(0, 256, (count, 3, arguments.size, arguments.size), dtype=np.uint8)
-    images = in_memory(pixels, rng.integers(0, TREE.num_classes, count), "train")
-    settings = DataSettings(name="synthetic", batch_size=arguments.batch, augment=Augment(crop=4, flip=True))
-    loader = make_loader(images, settings, train=True, channels=3, device=step.device, channels_last=True)
-    bare, ratios = batch(arguments, step.device), []
-    for _ in range(3):
-        step(*bare)
-    batches, began = loader.epoch(), time.perf_counter()
-    for made in batches:
-        step(made.images, made.labels)
-        if step.device.type == "cuda":
-            torch.cuda.synchronize(step.device)
-        looped = time.perf_counter() - began
-        ratios.append(step.timed(*bare) / looped)
-        began = time.perf_counter()
-    return np.array(ratios[1:])
+    """Ratio of images per second, one an epoch."""
+    recipe = {
+        "epochs": max(3, arguments.rounds // BARE_STEPS),
+        "hierarchy": {"builtin": "synthetic"},
+        "data": {
+            "name": "synthetic",
+            "render_size": arguments.size,
+            "render_train": 41,
+            "render_test": 1,
+            "val": 1,
+            "batch_size": arguments.batch,
+            "augment": {"crop": 4, "flip": True},
+        },
+        "model": {
+            "backbone": arguments.backbone,
+            "heads": [{"stage": "early", "cut": 3, "weight": 0.3}, {"stage": "middle", "cut": 9, "weight": 0.3}],
+        },
+        "optim": {"lr": 0.01},
+        "train": {"device": arguments.device},
+        "eval": {"train_subset": arguments.batch, "test": False, "predictions": False},
+    }
+    between = Between(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        epochs = fit(recipe, run_dir=Path(folder) / "run", display=between).metrics
+    seconds = np.diff([0.0] + [epoch["seconds"]["train"] for epoch in epochs])
+    images = np.diff([0] + [epoch["images"] for epoch in epochs])
+    return ((images / seconds) * (np.array(between.seconds) / arguments.batch))[1:]  # the first epoch warms up
 
 
 def peak_memory(arguments: argparse.Namespace) -> float:
