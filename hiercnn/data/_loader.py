@@ -62,7 +62,7 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
-            images = (images.float() - self.mean) / self.std
+            images = images.float().sub_(self.mean).div_(self.std)
         return images.float().contiguous(memory_format=self.layout)
 
 

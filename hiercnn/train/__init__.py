@@ -6,7 +6,7 @@ from hiercnn.train._environment import PACKAGES, device_name, git_commit, pick_d
 from hiercnn.train._evaluate import evaluate
 from hiercnn.train._optim import make_optimizer, make_scheduler
 from hiercnn.train._run import RunFolder, atomic_file
-from hiercnn.train._settings import Linear, RunSettings, Steps, Weight, weight_at
+from hiercnn.train._settings import Linear, OptimSettings, RunSettings, Steps, Weight, weight_at
 from hiercnn.train._task import FlatTask, HierarchicalTask
 from hiercnn.train._trainer import Trainer
 
@@ -15,6 +15,7 @@ __all__ = [
     "FlatTask",
     "HierarchicalTask",
     "Linear",
+    "OptimSettings",
     "QuietDisplay",
     "RunFolder",
     "RunSettings",

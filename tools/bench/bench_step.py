@@ -24,7 +24,17 @@ from hiercnn import fit
 from hiercnn.hierarchy import builtin
 from hiercnn.losses import CrossEntropy
 from hiercnn.models import HeadSpec, build_model
-from hiercnn.train import FlatTask, HierarchicalTask, QuietDisplay, device_name, git_commit, pick_device, pick_precision
+from hiercnn.train import (
+    FlatTask,
+    HierarchicalTask,
+    OptimSettings,
+    QuietDisplay,
+    device_name,
+    git_commit,
+    make_optimizer,
+    pick_device,
+    pick_precision,
+)
 
 TREE = builtin("synthetic")
 BARE_STEPS = 10  # between two epochs of the loop
@@ -41,7 +51,7 @@ class Step:
         loss = CrossEntropy(TREE)
         cuts = {name: (cut, 0.3) for name, cut in self.model.cuts.items()}
         self.task = (HierarchicalTask(loss, heads=cuts) if heads else FlatTask(loss)).to(self.device)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+        self.optimizer = make_optimizer(self.model, OptimSettings(lr=0.01))  # the recipes' default
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
