@@ -31,7 +31,7 @@ def comparison(name: str) -> str:
     threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
     versions = ", ".join(f"{package} {where['versions'][package]}" for package in ("torch", "timm"))
     conditions = [
-        f"{result['measured_on'].capitalize()} accuracy, mean ± sd over seeds {seeds}",
+        f"{result['measured_on'].capitalize()} accuracy, mean ± sd over seed{'s' if len(runs) > 1 else ''} {seeds}",
         f"paired difference{' with its 95 % t interval' if len(runs) > 1 else ''}",
         f"{sizes} images, {result['epochs']} epochs",
         f"{where['device']}, {threads}, {where['precision']}, {versions}, commit {where['git'] or 'unknown'}",

@@ -180,6 +180,8 @@ class _Order:
 
 
 class _Samples(torch.utils.data.Dataset):
+    """(epoch, index) → (index, image or None, why there is none), the transform's draws keyed by seed, epoch and index."""
+
     def __init__(self, image_set: ImageSet, transform, seed: int):
         self.image_set, self.transform, self.seed = image_set, transform, seed
 

@@ -45,19 +45,21 @@ class Augment(Settings):
 
 
 class DataSettings(Settings):
-    """Attributes:
-    name: A registered data set; its own options stand beside these.
-    image_size: Side in pixels; None keeps the size of images that come in memory (files need it).
-    per_class: Training images kept of each class (a fixed subset by seed); None keeps all.
-    val: Share or number of images of each class carved from train (the data set's own val, if any, joins train before), `given` for the
-        data set's own, or `auto`: its own if it has every class, else a carved share of 0.1.
-    seed: Seed of val and per_class; None takes the run's.
-    batch_size, eval_batch_size: Images a step.
-    augment: See `Augment`.
-    storage: `memory` decodes once to uint8, `files` reads through a DataLoader, `auto` takes memory below 1 GiB.
-    workers: Processes of the DataLoader, if there is one.
-    mean, std: Per channel, on the scale 0..1; default ImageNet's (their mean for other numbers of channels).
-    max_unreadable: Share of unreadable images that are skipped; more is an error.
+    """What all data sets share; a data set's own options stand beside these.
+
+    Attributes:
+        name: A registered data set; its own options stand beside these.
+        image_size: Side in pixels; None keeps the size of images that come in memory (files need it).
+        per_class: Training images kept of each class (a fixed subset by seed); None keeps all.
+        val: Share or number of images of each class carved from train (the data set's own val, if any, joins train before), `given` for the
+            data set's own, or `auto`: its own if it has every class, else a carved share of 0.1.
+        seed: Seed of val and per_class; None takes the run's.
+        batch_size, eval_batch_size: Images a step.
+        augment: See `Augment`.
+        storage: `memory` decodes once to uint8, `files` reads through a DataLoader, `auto` takes memory below 1 GiB.
+        workers: Processes of the DataLoader, if there is one.
+        mean, std: Per channel, on the scale 0..1; default ImageNet's (their mean for other numbers of channels).
+        max_unreadable: Share of unreadable images that are skipped; more is an error.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -38,14 +38,16 @@ CutChoice = Annotated[
 
 
 class HierarchySettings(Settings):
-    """Attributes:
-    builtin, file, nested, wordnet, folders: Where the tree comes from; exactly one. A shipped name, a JSON/YAML/CSV file, the tree
-        itself, a list of wnids or lemmas, or a folder of nested class folders.
-    columns: Columns of a CSV file, coarse → fine.
-    parent_rule: `longest` or `shortest`, for classes with several parents (`longest` by default for wordnet).
-    prune: Whether classes without data are left out of the tree rather than refused.
-    collapse: Whether inner nodes with a single child are removed.
-    cuts: The cuts whose accuracy is reported, coarse first; default: every depth, at most three.
+    """The class tree and the cuts that are reported.
+
+    Attributes:
+        builtin, file, nested, wordnet, folders: Where the tree comes from; exactly one. A shipped name, a JSON/YAML/CSV file, the tree
+            itself, a list of wnids or lemmas, or a folder of nested class folders.
+        columns: Columns of a CSV file, coarse → fine.
+        parent_rule: `longest` or `shortest`, for classes with several parents (`longest` by default for wordnet).
+        prune: Whether classes without data are left out of the tree rather than refused.
+        collapse: Whether inner nodes with a single child are removed.
+        cuts: The cuts whose accuracy is reported, coarse first; default: every depth, at most three.
     """
 
     builtin: str | None = None
@@ -68,14 +70,16 @@ class HierarchySettings(Settings):
 
 
 class HeadSettings(Settings):
-    """Attributes:
-    stage: Index of the backbone's stage, or early, middle, late.
-    cut: Number of groups, {depth: d}, {groups: k}, or `leaf` (deep supervision).
-    random: Predict a random partition with the cut's group sizes instead: true draws it from the run's seed, a number from that.
-    weight: Weight of its loss: a number, {linear: {start, end, epochs}} or {steps: {epoch: value}}.
-    type: A registered head; its own options (pool: `conv_blocks`) stand beside these.
-    stop_gradient: Whether it leaves the backbone alone.
-    name: Default: stage<i>_<groups>.
+    """One hypernym head.
+
+    Attributes:
+        stage: Index of the backbone's stage, or early, middle, late.
+        cut: Number of groups, {depth: d}, {groups: k}, or `leaf` (deep supervision).
+        random: Predict a random partition with the cut's group sizes instead: true draws it from the run's seed, a number from that.
+        weight: Weight of its loss: a number, {linear: {start, end, epochs}} or {steps: {epoch: value}}.
+        type: A registered head; its own options (pool: `conv_blocks`) stand beside these.
+        stop_gradient: Whether it leaves the backbone alone.
+        name: Default: stage<i>_<groups>.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -90,11 +94,13 @@ class HeadSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """Attributes:
-    backbone: Any timm model, ours included.
-    stem: `small` for timm's ResNets on images of 32–64 px.
-    options: Further arguments of timm.create_model.
-    heads: Hypernym heads; none is the flat model.
+    """The network.
+
+    Attributes:
+        backbone: Any timm model, ours included.
+        stem: `small` for timm's ResNets on images of 32–64 px.
+        options: Further arguments of timm.create_model.
+        heads: Hypernym heads; none is the flat model.
     """
 
     backbone: str
@@ -104,9 +110,11 @@ class ModelSettings(Settings):
 
 
 class LossSettings(Settings):
-    """Attributes:
-    name: A registered loss of the leaf logits; its own options stand beside these.
-    weight: Its weight, constant or scheduled; must not end at zero.
+    """The loss of the leaf logits.
+
+    Attributes:
+        name: A registered loss of the leaf logits; its own options stand beside these.
+        weight: Its weight, constant or scheduled; must not end at zero.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -12,11 +12,13 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class OptimSettings(Settings):
-    """Attributes:
-    name: An optimiser of timm (`sgd` is Nesterov's; `momentum`, `adamw`, …).
-    lr, momentum, weight_decay: As timm uses them; biases and norms are not decayed.
-    clip_norm: Largest gradient norm of the backbone, and of the heads; or None.
-    options: Further arguments of the optimiser.
+    """The optimiser.
+
+    Attributes:
+        name: An optimiser of timm (`sgd` is Nesterov's; `momentum`, `adamw`, …).
+        lr, momentum, weight_decay: As timm uses them; biases and norms are not decayed.
+        clip_norm: Largest gradient norm of the backbone, and of the heads; or None.
+        options: Further arguments of the optimiser.
     """
 
     name: str = "sgd"
@@ -28,11 +30,13 @@ class OptimSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    """Attributes:
-    name: `constant`, or a schedule of timm (`cosine`, `step`, `multistep`, `poly`, `tanh`).
-    warmup_epochs: Epochs of linear warm-up from `warmup_lr`, inside `epochs`.
-    min_lr: Where decaying schedules end.
-    options: Further arguments of timm's create_scheduler_v2, such as `decay_milestones` or `decay_rate`.
+    """The learning rate's schedule.
+
+    Attributes:
+        name: `constant`, or a schedule of timm (`cosine`, `step`, `multistep`, `poly`, `tanh`).
+        warmup_epochs: Epochs of linear warm-up from `warmup_lr`, inside `epochs`.
+        min_lr: Where decaying schedules end.
+        options: Further arguments of timm's create_scheduler_v2, such as `decay_milestones` or `decay_rate`.
     """
 
     name: Literal["constant", "cosine", "step", "multistep", "poly", "tanh"] = "cosine"
@@ -43,13 +47,15 @@ class ScheduleSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """Attributes:
-    device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`.
-    precision: `bfloat16` autocast, `float32`, or `auto`: bfloat16 where the device has instructions for it.
-    channels_last: Memory layout of images and weights.
-    accumulate: Batches whose gradients are averaged into one optimiser step.
-    compile: Whether to run the model through torch.compile.
-    ema: Decay of the moving average of the weights that is evaluated; None evaluates the weights themselves.
+    """How the model is trained.
+
+    Attributes:
+        device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`.
+        precision: `bfloat16` autocast, `float32`, or `auto`: bfloat16 where the device has instructions for it.
+        channels_last: Memory layout of images and weights.
+        accumulate: Batches whose gradients are averaged into one optimiser step.
+        compile: Whether to run the model through torch.compile.
+        ema: Decay of the moving average of the weights that is evaluated; None evaluates the weights themselves.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -61,12 +67,14 @@ class TrainSettings(Settings):
 
 
 class EvalSettings(Settings):
-    """Attributes:
-    every: Epochs between evaluations; the last epoch is always evaluated.
-    train_subset: Training images of a fixed, unaugmented subset for the train–val gap.
-    test: Whether to read the test split once, after the last epoch.
-    test_weights: Weights of the test: `last`, or `best` by val.
-    predictions: Whether to write the `predictions/` folder.
+    """When and on what the model is evaluated.
+
+    Attributes:
+        every: Epochs between evaluations; the last epoch is always evaluated.
+        train_subset: Training images of a fixed, unaugmented subset for the train–val gap.
+        test: Whether to read the test split once, after the last epoch.
+        test_weights: Weights of the test: `last`, or `best` by val.
+        predictions: Whether to write the `predictions/` folder.
     """
 
     every: Count = 1
@@ -77,16 +85,20 @@ class EvalSettings(Settings):
 
 
 class CheckpointSettings(Settings):
-    """Attributes:
-    keep: `last+best`, or `log`: also the weights at log-spaced steps of the first two epochs and after each epoch.
+    """Which weights are kept.
+
+    Attributes:
+        keep: `last+best`, or `log`: also the weights at log-spaced steps of the first two epochs and after each epoch.
     """
 
     keep: Literal["last+best", "log"] = "last+best"
 
 
 class LoggingSettings(Settings):
-    """Attributes:
-    display: `live` table, `plain` lines, `quiet`, or `auto`: live on a terminal, else plain.
+    """What is shown.
+
+    Attributes:
+        display: `live` table, `plain` lines, `quiet`, or `auto`: live on a terminal, else plain.
     """
 
     display: Literal["auto", "live", "plain", "quiet"] = "auto"
