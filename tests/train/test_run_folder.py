@@ -234,8 +234,10 @@ def test_lock_names_the_other_process_and_goes_with_it(tmp_path):
 
 
 def test_lock_is_released_after_a_run(run):
+    with run.lock(), pytest.raises(CheckpointError, match="in use by process"), RunFolder(run.path).lock():
+        raise AssertionError("locked twice")
     with run.lock():
-        pass
+        assert run.exists()
 
 
 def test_folder_that_cannot_be_made(tmp_path):
