@@ -59,7 +59,7 @@ def check_equal(found: dict, wanted: dict) -> None:
     assert found.keys() == wanted.keys()
     assert found["accuracy"] == pytest.approx(wanted["accuracy"], nan_ok=True)
     for name in ("top5", "nll", "images"):
-        assert found[name] == pytest.approx(wanted[name], nan_ok=True, rel=1e-6)
+        assert found[name] == pytest.approx(wanted[name], nan_ok=True, rel=1e-5, abs=1e-6)  # float32 logits
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40))
