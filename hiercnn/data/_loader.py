@@ -229,6 +229,7 @@ def _transform(augment: Augment, size: int | None):
 
 def named_transform(options: Mapping[str, object]):
     """A transform of torchvision.transforms.v2 from `{name: …, option: …}`. Raises RecipeError for unknown names and options."""
+    from torchvision import tv_tensors
     from torchvision.transforms import v2
 
     name, options = options.get("name"), {key: value for key, value in options.items() if key != "name"}
@@ -236,9 +237,15 @@ def named_transform(options: Mapping[str, object]):
     if name not in known:
         raise RecipeError(f"no transform '{name}' in torchvision.transforms.v2{did_you_mean(str(name), known)}")
     try:
-        return getattr(v2, name)(**options)
+        transform = getattr(v2, name)(**options)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{name} does not take {options}: {error}") from error
+    try:
+        with torch.random.fork_rng(devices=[]):
+            transform(tv_tensors.Image(torch.zeros(3, 64, 64, dtype=torch.uint8)))
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise RecipeError(f"{name} does not work on a single uint8 image: {str(error)[:120]}") from error
+    return transform
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -93,6 +93,14 @@ def test_all_problems_come_together_with_paths_and_suggestions():
             "model.heads[0].random: needs groups to shuffle",
         ),
         ({"model": {"backbone": "resnet18", "options": {"pretrained": True}}}, "model.backbone: options: pretrained cannot be set"),
+        (
+            {"data": {"name": "synthetic", "augment": {"transforms": [{"name": "Normalize", "mean": [0.5], "std": [0.5]}]}}},
+            "data.augment.transforms[0]: Normalize does not work on a single uint8 image",
+        ),
+        (
+            {"data": {"name": "synthetic", "augment": {"transforms": [{"name": "MixUp", "num_classes": 36}]}}},
+            "data.augment.transforms[0]: MixUp does not work on a single uint8 image",
+        ),
         ({"seed": 10**20}, "seed: should be less than"),
         ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
         ({"name": "../up"}, "name: "),
