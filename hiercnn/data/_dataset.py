@@ -4,6 +4,7 @@ import operator
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from hiercnn.data._image_set import ImageSet, Source
 from hiercnn.data._registry import data_sets
@@ -34,7 +35,11 @@ def from_datasets(train, val=None, test=None, *, classes: Sequence[str] | None =
         raise DataError("the training dataset has no .classes; pass classes=[...] in the order of the labels")
     splits = {"train": train, "val": val, "test": test}
     sets = {split: _image_set(dataset, split, len(names)) for split, dataset in splits.items() if dataset is not None}
-    return Source(names, **sets, channels=_channels(sets["train"].fetch(0)))
+    kinds = {split: _kind(image_set.fetch(0), split) for split, image_set in sets.items()}
+    for split, kind in kinds.items():
+        if kind != kinds["train"]:
+            raise DataError(f"{split} images are of another kind than train images: {kind[0]} channels, {kind[1]}; train: {kinds['train']}")
+    return Source(names, **sets, channels=kinds["train"][0])
 
 
 def _image_set(dataset, split: str, count: int) -> ImageSet:
@@ -60,5 +65,13 @@ def _whole(label, what: str) -> int:
         raise DataError(f"{what} has the label {label!r}; labels are class indices, whole numbers from 0") from None
 
 
-def _channels(image) -> int:
-    return len(image.getbands()) if hasattr(image, "getbands") else int(image.shape[0])
+def _kind(image, split: str) -> tuple[int, str]:
+    """Channels of an image, and whether it is normalised here (uint8, PIL) or used as it is (float); refuses other shapes and dtypes."""
+    if hasattr(image, "getbands"):
+        return len(image.getbands()), "uint8"
+    if not isinstance(image, torch.Tensor) or image.ndim != 3 or (image.shape[0] > 4 and image.shape[-1] <= 4):
+        came = list(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
+        raise DataError(f"{split} images should be PIL images or [channels, H, W] arrays or tensors, got {came}")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise DataError(f"{split} images should be uint8 (0..255) or float, got {image.dtype}")
+    return int(image.shape[0]), "float" if image.is_floating_point() else "uint8"

@@ -242,9 +242,11 @@ def named_transform(options: Mapping[str, object]):
         raise RecipeError(f"{name} does not take {options}: {error}") from error
     try:
         with torch.random.fork_rng(devices=[]):
-            transform(tv_tensors.Image(torch.zeros(3, 64, 64, dtype=torch.uint8)))
+            made = transform(tv_tensors.Image(torch.zeros(3, 64, 64, dtype=torch.uint8)))
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise RecipeError(f"{name} does not work on a single uint8 image: {str(error)[:120]}") from error
+    if made.shape[0] != 3:
+        raise RecipeError(f"{name} changes the number of channels; give it options that keep them")
     return transform
 
 

@@ -80,6 +80,7 @@ def load_training_state(path: Path, hierarchy: Hierarchy) -> dict:
     except FileNotFoundError:
         raise CheckpointError(f"nothing to resume: {path} does not exist") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from None
+        advice = "last.safetensors beside it holds the last weights; begin again in another folder"
+        raise CheckpointError(f"cannot read {path}, it is damaged ({str(error)[:120]}); {advice}") from None
     check_classes(path, state, hierarchy)
     return state

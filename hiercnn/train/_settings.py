@@ -164,7 +164,7 @@ def weight_at(weight: float | Linear | Steps, epoch: int) -> float:
 class RunSettings(Settings):
     """Everything the training loop reads; a recipe is this plus data, hierarchy, model and loss."""
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[\w.+-]+$")] = "run"
+    name: Annotated[str, Field(min_length=1, pattern=r"^\w[\w.+-]*$")] = "run"
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     epochs: Count = 10
     optim: OptimSettings = OptimSettings()

@@ -112,6 +112,8 @@ class Trainer:
         environment = describe_environment(self.device, self.precision, self.settings.seed)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        if resume and not state_file.exists() and self.run.exists() and len(self.run.metrics) > 1:
+            raise CheckpointError(f"cannot resume: {state_file} is gone, and starting anew would overwrite the run; use another folder")
         if resume and state_file.exists():
             self._restore(load_training_state(state_file, self.data.hierarchy))
             self._check_same_data()

@@ -145,3 +145,27 @@ def test_target_transform_is_obeyed():
             return np.zeros((3, 8, 8), np.uint8), self.target_transform(self.targets[index])
 
     assert from_datasets(Shifted()).train.labels.tolist() == [1, 0]
+
+
+class One(list):
+    classes = ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((16, 16, 3), np.uint8), r"train images should be PIL images or \[channels, H, W\] arrays or tensors, got \[16, 16, 3\]"),
+        (torch.zeros(16, 16, dtype=torch.uint8), r"got \[16, 16\]"),
+        (torch.zeros(3, 16, 16, dtype=torch.int64), r"should be uint8 \(0..255\) or float, got torch.int64"),
+        (None, "got NoneType"),
+    ],
+)
+def test_images_of_another_kind_are_refused(image, message):
+    with pytest.raises(DataError, match=message):
+        from_datasets(One([(image, 0), (image, 1)]))
+
+
+def test_splits_of_different_kinds_are_refused():
+    train, val = (One([(image, 0), (image, 1)]) for image in (torch.zeros(3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)))
+    with pytest.raises(DataError, match="val images are of another kind than train images: 3 channels, uint8"):
+        from_datasets(train, val)
