@@ -113,6 +113,8 @@ def fit(
     with run.lock():
         if run.exists():
             _check_resumable(run, recipe, resume)
+        if run.finished:  # by another process, since the look above
+            return run
         display = display or make_display(recipe.logging.display)
         if recipe.imports:
             display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")

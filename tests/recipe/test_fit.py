@@ -207,3 +207,13 @@ def test_a_backbone_that_does_not_take_the_images_is_named_before_anything_is_wr
     with pytest.raises(RecipeError, match="the model does not take images of 3 × 16 × 16: .*model.options.img_size"):
         hiercnn.fit(recipe, train=Blobs(), hierarchy=TREE, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_tested_again(tmp_path, monkeypatch):
+    first = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+    events, looks = first.events, iter([False])  # the first look comes before the other process has finished
+    finished = hiercnn.Run.finished.fget
+    monkeypatch.setattr(hiercnn.Run, "finished", property(lambda run: next(looks, None) is None and finished(run)))
+    again = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run", resume=True)
+    assert again.events == events
+    assert "resumed" not in (tmp_path / "run" / "environment.json").read_text()
