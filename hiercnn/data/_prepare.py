@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from hiercnn.data._image_set import ImageSet, Source
+from hiercnn.data._relabel import relabelled
 from hiercnn.data._settings import DataSettings
 from hiercnn.errors import DataError, did_you_mean, shorten
 from hiercnn.hierarchy import Hierarchy, from_classes
@@ -50,7 +51,9 @@ def prepare(source: Source, hierarchy: Hierarchy | None, settings: DataSettings,
     """
     tree, labels = match(source, hierarchy, prune=prune)
     splits = {name: replace(split, labels=labels[split.labels]) for name, split in source.present().items()}
-    train, val = _carve(splits, settings, settings.seed if settings.seed is not None else seed, tree)
+    seed = seed if settings.seed is None else settings.seed
+    train, val = _carve(splits, settings, seed, tree)
+    train = relabelled(train, tree, settings.label_noise, settings.coarse_labels, seed)
     _check_classes(train, tree, "train")
     if not len(val):
         raise DataError(f"data.val={settings.val} carves nothing: no class has two images; add images, or bring a val split")
@@ -92,11 +95,6 @@ def match(source: Source, hierarchy: Hierarchy | None, *, prune: bool = False) -
     return tree, np.array([tree.label(name) for name in source.names], dtype=np.int64)
 
 
-def _hint(unknown: list[str], hierarchy: Hierarchy) -> str:
-    hints = (did_you_mean(name, hierarchy.names).replace("did you mean", f"for '{name}' did you mean") for name in unknown[:8])
-    return "".join(hints)
-
-
 def _carve(splits: dict[str, ImageSet], settings: DataSettings, seed: int, tree: Hierarchy) -> tuple[ImageSet, ImageSet]:
     """Return train and val. A carved val takes from each class first, `per_class` from what is left."""
     given, val = splits.get("val"), settings.val
@@ -115,7 +113,7 @@ def _carve(splits: dict[str, ImageSet], settings: DataSettings, seed: int, tree:
         members = rng.permutation(np.flatnonzero(pool.labels == label))
         count = 0 if val == "given" else _val_count(val, len(members), tree.classes[label])
         carved.append(members[:count])
-        kept.append(members[count : None if settings.per_class is None else count + settings.per_class])
+        kept.append(members[count : count + _train_count(len(members) - count, label, settings, tree.num_classes)])
     train = pool.subset(np.sort(np.concatenate(kept)))
     return train, given if val == "given" else pool.subset(np.sort(np.concatenate(carved)))
 
@@ -126,6 +124,12 @@ def _val_count(val: float | int, members: int, name: str) -> int:
             raise DataError(f"data.val={val} images a class leaves '{name}' nothing to train on: it has {members}; use less or a share")
         return val
     return 0 if members < 2 else min(max(1, round(val * members)), members - 1)
+
+
+def _train_count(left: int, label: int, settings: DataSettings, classes: int) -> int:
+    count = left if settings.per_class is None else min(left, settings.per_class)
+    share = 1.0 if settings.imbalance is None else settings.imbalance ** (-label / (classes - 1))
+    return max(1, round(share * count)) if left else 0
 
 
 def _joined(a: ImageSet, b: ImageSet) -> ImageSet:

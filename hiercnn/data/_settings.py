@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
+from hiercnn.hierarchy import CutChoice
 from hiercnn.settings import Settings
 
 Count = Annotated[int, Field(ge=1)]
@@ -44,6 +45,47 @@ class Augment(Settings):
         return self.resized_crop is not None or bool(self.transforms)
 
 
+class LabelNoise(Settings):
+    """Wrong labels, in train alone, to study what they do.
+
+    Attributes:
+        share: Share of the images of each class whose label becomes a wrong one.
+        kind: `near` takes another class of the same group, `far` a class of another group, `uniform` any other class.
+        cut: The groups that near and far speak of.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    kind: Literal["near", "far", "uniform"] = "uniform"
+    cut: CutChoice | None = None
+
+    @model_validator(mode="after")
+    def _has_cut(self):
+        if (self.cut is None) == (self.kind != "uniform"):
+            raise ValueError("near and far noise need a cut, uniform noise takes none")
+        return self
+
+
+def _fine(value: object) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and (0 < value < 1 or (isinstance(value, int) and value >= 1))):
+        raise ValueError("should be a share between 0 and 1, or a whole number of images of each class")
+    return value
+
+
+class CoarseLabels(Settings):
+    """Partly coarse labels, in train alone: some images keep their class, the others are labelled with its group.
+
+    Attributes:
+        cut: The groups.
+        fine: Share or number of images of each class that keep their label.
+        drop: Leave the other images out instead: the control that learns from the fine labels only.
+    """
+
+    cut: CutChoice
+    fine: Annotated[int | float, BeforeValidator(_fine)]
+    drop: bool = False
+
+
 class DataSettings(Settings):
     """What all data sets share; a data set's own options stand beside these.
 
@@ -51,9 +93,12 @@ class DataSettings(Settings):
         name: A registered data set; its own options stand beside these.
         image_size: Side in pixels; None keeps the size of images that come in memory (files need it).
         per_class: Training images kept of each class (a fixed subset by seed); None keeps all.
+        imbalance: Images of the largest class ÷ images of the smallest: class i of C keeps imbalance^(−i/(C−1)) of its images, in the
+            data set's class order (the exponential profile of Cui et al., CVPR 2019).
+        label_noise, coarse_labels: See `LabelNoise`, `CoarseLabels`; both change training labels after val was carved.
         val: Share or number of images of each class carved from train (the data set's own val, if any, joins train before), `given` for the
             data set's own, or `auto`: its own if it has every class, else a carved share of 0.1.
-        seed: Seed of val and per_class; None takes the run's.
+        seed: Seed of val, per_class, label_noise and coarse_labels; None takes the run's.
         batch_size, eval_batch_size: Images a step.
         augment: See `Augment`.
         storage: `memory` decodes once to uint8, `files` reads through a DataLoader, `auto` takes memory below 1 GiB.
@@ -67,6 +112,9 @@ class DataSettings(Settings):
     name: str
     image_size: Count | None = None
     per_class: Count | None = None
+    imbalance: Annotated[float, Field(gt=1)] | None = None
+    label_noise: LabelNoise | None = None
+    coarse_labels: CoarseLabels | None = None
     val: Annotated[int | float | str, BeforeValidator(_val)] = "auto"
     seed: Annotated[int, Field(ge=0)] | None = None
     batch_size: Count = 128

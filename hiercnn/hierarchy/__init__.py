@@ -1,7 +1,8 @@
-"""What the classes are: an immutable class tree, its builders, cuts and files. Needs numpy only."""
+"""What the classes are: an immutable class tree, its builders, cuts and files. Needs numpy, and pydantic where recipes name cuts."""
 
 from hiercnn.hierarchy._build import from_classes, from_edges, from_folders, from_nested, from_rows
 from hiercnn.hierarchy._builtin import builtin, builtin_names
+from hiercnn.hierarchy._choice import CutChoice, CutSettings, chosen_cuts
 from hiercnn.hierarchy._cut import Cut
 from hiercnn.hierarchy._draw import draw
 from hiercnn.hierarchy._io import from_dict, read_cuts, read_hierarchy, save_hierarchy, to_dict, to_nested
@@ -11,9 +12,12 @@ from hiercnn.hierarchy._wordnet import from_wordnet
 __all__ = [
     "DISTANCES",
     "Cut",
+    "CutChoice",
+    "CutSettings",
     "Hierarchy",
     "builtin",
     "builtin_names",
+    "chosen_cuts",
     "draw",
     "from_classes",
     "from_dict",

@@ -1,5 +1,6 @@
-"""Streaming metrics: add batches, merge, compute."""
+"""Metrics: streaming, vectorised, mergeable."""
 
 from hiercnn.metrics._levels import LevelAccuracy
+from hiercnn.metrics._mistakes import Mistakes
 
-__all__ = ["LevelAccuracy"]
+__all__ = ["LevelAccuracy", "Mistakes"]

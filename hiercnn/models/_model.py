@@ -1,5 +1,6 @@
 """A timm backbone with hypernym heads on its stages; without heads it is the flat model."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from hiercnn.errors import HierarchyError, RecipeError, ShapeError
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.models._backbone import create_backbone, seeded, stage_index, stages, tapped_forward
 from hiercnn.models._heads import heads as head_registry
+from hiercnn.models._path_sum import folded, has_path_sum, share_rows
 
 
 @dataclass
@@ -36,7 +38,10 @@ class HeadSpec:
         kind: Name of a registered head; `pool` is pool → norm → linear.
         options: Keyword options of that head, such as `conv_blocks`.
         stop_gradient: Whether the head leaves the backbone alone (its gradient ends at the tap).
+        feed_forward: Whether the log-probabilities of its groups are fed to the leaf scores through a linear layer that starts at zero
+            (after HD-CNN, Yan et al., ICCV 2015); such a head cannot be stripped.
         weight: Weight of its loss: a number, or a schedule of `hiercnn.train` (`Linear`, `Steps`).
+        distill: Share of its loss that is learnt from the leaf's own group probabilities instead of the labels, 0..1.
         name: Its name in outputs and tables; default `stage{i}_{K}`.
     """
 
@@ -45,7 +50,9 @@ class HeadSpec:
     kind: str = "pool"
     options: Mapping[str, object] = field(default_factory=dict)
     stop_gradient: bool = False
+    feed_forward: bool = False
     weight: object = 1.0
+    distill: float = 0.0
     name: str | None = None
 
 
@@ -75,6 +82,10 @@ class HierarchicalModel(nn.Module):
         self.classes = tuple(classes)
         self.heads = nn.ModuleDict(heads or {})
         self.specs = dict(specs or {})
+        fed = {name: nn.Linear(len(spec.cut), len(self.classes), bias=False) for name, spec in self.specs.items() if spec.feed_forward}
+        self.feeds = nn.ModuleDict(fed)
+        for feed in fed.values():
+            nn.init.zeros_(feed.weight)
         self._dropout = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in self.heads.modules())
 
     @property
@@ -89,7 +100,10 @@ class HierarchicalModel(nn.Module):
         leaf, features = tapped_forward(self.backbone, images, {spec.stage for spec in self.specs.values()})
         with self._own_draws(images):
             heads = {name: head(self._tap(self.specs[name], features)) for name, head in self.heads.items()}
-        return Output(self._checked(leaf), heads)
+        leaf = self._checked(leaf)
+        for name, feed in self.feeds.items():
+            leaf = leaf + feed(heads[name].log_softmax(1))
+        return Output(leaf, heads)
 
     def _tap(self, spec: HeadSpec, features: Mapping[int, Tensor]) -> Tensor:
         return features[spec.stage].detach() if spec.stop_gradient else features[spec.stage]
@@ -107,8 +121,14 @@ class HierarchicalModel(nn.Module):
         return torch.random.fork_rng(devices=[images.device] if images.is_cuda else [])
 
     def strip_heads(self) -> nn.Module:
-        """The plain timm classifier: same weights, bit-identical leaf logits, no heads."""
-        return self.backbone
+        """The plain timm classifier: same weights, bit-identical leaf logits, no heads. A path sum is folded to a linear layer, in a copy.
+
+        Raises:
+            RecipeError: A head feeds the leaf scores, which need it.
+        """
+        if len(self.feeds):
+            raise RecipeError(f"the leaf scores need the heads {', '.join(self.feeds)} (feed_forward); this model cannot do without them")
+        return folded(copy.deepcopy(self.backbone)) if has_path_sum(self.backbone) else self.backbone
 
 
 def build_model(
@@ -118,6 +138,7 @@ def build_model(
     *,
     in_chans: int = 3,
     stem: str = "default",
+    classifier: str = "linear",
     options: Mapping[str, object] | None = None,
     seed: int = 0,
 ) -> HierarchicalModel:
@@ -130,6 +151,7 @@ def build_model(
         backbone: A timm model name; see `create_backbone` for `in_chans`, `stem` and `options`.
         hierarchy: Its classes, in the data set's order, are the leaf logits.
         heads: Hypernym heads; none gives the flat model.
+        classifier: `linear`, or `path_sum`: a class's row is the sum of the rows of the nodes above it (`PathSum`).
         seed: Seed of all weights.
 
     Raises:
@@ -138,6 +160,8 @@ def build_model(
     """
     with seeded(seed):
         trunk = create_backbone(backbone, hierarchy.num_classes, in_chans=in_chans, stem=stem, options=options)
+    if classifier == "path_sum":
+        share_rows(trunk, hierarchy)
     placed = {}
     for spec in heads:
         spec = _place(spec, trunk, backbone, hierarchy)

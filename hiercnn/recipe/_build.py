@@ -4,10 +4,10 @@ from torch import nn
 
 from hiercnn.data import Data, Source, data_sets, prepare
 from hiercnn.errors import RecipeError
-from hiercnn.hierarchy import Cut, Hierarchy, builtin, from_folders, from_nested, from_wordnet, read_hierarchy
+from hiercnn.hierarchy import Cut, Hierarchy, builtin, chosen_cuts, from_folders, from_nested, from_wordnet, read_hierarchy
 from hiercnn.losses import losses
 from hiercnn.models import HeadSpec, HierarchicalModel, build_model, heads
-from hiercnn.recipe._schema import CutSettings, HeadSettings, HierarchySettings, Recipe
+from hiercnn.recipe._schema import HeadSettings, HierarchySettings, Recipe
 from hiercnn.train import FlatTask, HierarchicalTask
 
 PYTHON = "python"  # data set or backbone that came as an object, not by name
@@ -45,7 +45,7 @@ def report_cuts(recipe: Recipe, hierarchy: Hierarchy) -> list[Cut]:
     """The cuts whose accuracy is reported, coarse first."""
     wanted = recipe.hierarchy.cuts if recipe.hierarchy is not None else None
     if wanted is not None:
-        return list({cut.name: cut for cut in hierarchy.cuts([_plain(cut) for cut in wanted])}.values())  # nested: one name, one cut
+        return list({cut.name: cut for cut in chosen_cuts(hierarchy, wanted)}.values())  # nested: one name, one cut
     depths = range(1, hierarchy.height)
     kept = depths if len(depths) <= 3 else [depths[round(i * (len(depths) - 1) / 2)] for i in range(3)]
     by_name = {cut.name: cut for cut in (hierarchy.cut(depth=depth) for depth in kept) if len(cut) > 1}
@@ -61,6 +61,7 @@ def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int) -> H
         [_head_spec(head, hierarchy, recipe.seed) for head in model.heads],
         in_chans=channels,
         stem=model.stem,
+        classifier=model.classifier,
         options=model.options,
         seed=recipe.seed,
     )
@@ -71,7 +72,7 @@ def build_task(recipe: Recipe, data: Data, model: HierarchicalModel) -> FlatTask
     loss = _build_loss(recipe, data)
     if not model.specs:
         return FlatTask(loss, recipe.loss.weight)
-    return HierarchicalTask(loss, recipe.loss.weight, heads={name: (spec.cut, spec.weight) for name, spec in model.specs.items()})
+    return HierarchicalTask(loss, recipe.loss.weight, heads=model.specs)
 
 
 def _head_spec(head: HeadSettings, hierarchy: Hierarchy, seed: int) -> HeadSpec:
@@ -79,16 +80,22 @@ def _head_spec(head: HeadSettings, hierarchy: Hierarchy, seed: int) -> HeadSpec:
     if head.random is not False:
         cut = hierarchy.random_like(cut, seed if head.random is True else head.random)
     options = {name: (head.model_extra or {})[name] for name in heads.options(head.type) if name in (head.model_extra or {})}
-    return HeadSpec(head.stage, cut, kind=head.type, options=options, stop_gradient=head.stop_gradient, weight=head.weight, name=head.name)
+    return HeadSpec(
+        head.stage,
+        cut,
+        kind=head.type,
+        options=options,
+        stop_gradient=head.stop_gradient,
+        feed_forward=head.feed_forward,
+        weight=head.weight,
+        distill=head.distill,
+        name=head.name,
+    )
 
 
 def head_cut(head: HeadSettings, hierarchy: Hierarchy) -> Cut:
     """The cut a head asks for, before any shuffling."""
-    return hierarchy.cuts([_plain(head.cut)])[0]
-
-
-def _plain(cut: int | str | CutSettings) -> int | str | dict[str, int]:
-    return cut.plain() if isinstance(cut, CutSettings) else cut
+    return chosen_cuts(hierarchy, [head.cut])[0]
 
 
 def _build_loss(recipe: Recipe, data: Data) -> nn.Module:
@@ -98,4 +105,6 @@ def _build_loss(recipe: Recipe, data: Data) -> nn.Module:
         if "inner_labels" not in known:
             raise RecipeError(f"loss.name: '{name}' cannot use labels that are groups of the hierarchy, and the data have some")
         options["inner_labels"] = True
+    if "seed" in known:
+        options["seed"] = recipe.seed
     return losses[name](data.hierarchy, **options)

@@ -23,7 +23,7 @@ from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import apply_overrides, find_recipe, read_recipe_file
 from hiercnn.registry import Registry
 
-SET_BY_DATA = frozenset({"inner_labels"})  # options of losses that are not the recipe's to choose
+SET_BY_RUN = frozenset({"inner_labels", "seed"})  # options of losses that are not the recipe's to choose
 
 
 def load_recipe(
@@ -150,7 +150,7 @@ def _options_model(registry: Registry, name: str) -> type[BaseModel]:
     fields = {
         option: (hints.get(option, Any), ... if parameter.default is parameter.empty else parameter.default)
         for option, parameter in registry.options(name).items()
-        if option not in SET_BY_DATA
+        if option not in SET_BY_RUN
     }
     return create_model("Options", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False), **fields)
 

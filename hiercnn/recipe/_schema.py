@@ -2,39 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from hiercnn.data import DataSettings
+from hiercnn.hierarchy import CutChoice
 from hiercnn.settings import Settings
 from hiercnn.train import RunSettings, Weight
-
-
-class CutSettings(Settings):
-    """`{depth: 1}` or `{groups: 20}`."""
-
-    depth: Annotated[int, Field(ge=0)] | None = None
-    groups: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self):
-        if (self.depth is None) == (self.groups is None):
-            raise ValueError("give either depth or groups")
-        return self
-
-    def plain(self) -> dict[str, int]:
-        return self.model_dump(exclude_none=True)
-
-
-def _plain_cut(value: object) -> object:
-    if value != "leaf" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError("should be a number of groups, {depth: d}, {groups: k} or leaf")
-    return value
-
-
-CutChoice = Annotated[
-    Annotated[int | str, BeforeValidator(_plain_cut), Tag("plain")] | Annotated[CutSettings, Tag("settings")],
-    Discriminator(lambda value: "settings" if isinstance(value, dict | CutSettings) else "plain"),
-]
 
 
 class HierarchySettings(Settings):
@@ -79,6 +52,8 @@ class HeadSettings(Settings):
         weight: Weight of its loss: a number, {linear: {start, end, epochs}} or {steps: {epoch: value}}.
         type: A registered head; its own options (pool: `conv_blocks`) stand beside these.
         stop_gradient: Whether it leaves the backbone alone.
+        feed_forward: Whether its log-probabilities are fed to the leaf scores; it cannot be stripped then.
+        distill: Share of its loss that is learnt from the leaf's own group probabilities instead of the labels.
         name: Default: stage<i>_<groups>.
     """
 
@@ -90,6 +65,8 @@ class HeadSettings(Settings):
     weight: Weight = 1.0
     type: str = "pool"
     stop_gradient: bool = False
+    feed_forward: bool = False
+    distill: Annotated[float, Field(ge=0, le=1)] = 0.0
     name: Annotated[str, Field(pattern=r"^\w+$")] | None = None
 
 
@@ -99,12 +76,14 @@ class ModelSettings(Settings):
     Attributes:
         backbone: Any timm model, ours included.
         stem: `small` for timm's ResNets on images of 32–64 px.
+        classifier: `linear`, or `path_sum`: the row of a class is the sum of the rows of the nodes on its path.
         options: Further arguments of timm.create_model.
         heads: Hypernym heads; none is the flat model.
     """
 
     backbone: str
     stem: Literal["default", "small"] = "default"
+    classifier: Literal["linear", "path_sum"] = "linear"
     options: dict[str, Any] = {}
     heads: list[HeadSettings] = []
 

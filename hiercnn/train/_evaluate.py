@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hiercnn.data import Batch
-from hiercnn.hierarchy import Cut
-from hiercnn.metrics import LevelAccuracy
+from hiercnn.hierarchy import Cut, Hierarchy
+from hiercnn.metrics import LevelAccuracy, Mistakes
 from hiercnn.models import Output
 from hiercnn.train._run import atomic_file
 
@@ -21,15 +21,15 @@ def evaluate(
     model: nn.Module,
     loader,
     cuts: Sequence[Cut],
-    num_classes: int,
+    hierarchy: Hierarchy,
     *,
     heads: Mapping[str, Cut] | None = None,
     autocast: Callable[[], object],
     collect: Callable[[Batch, Output], None] | None = None,
 ) -> dict[str, object]:
-    """Return what `LevelAccuracy.compute` does, plus {"heads": {name: accuracy}}; `collect` sees every batch and output."""
+    """Return what `LevelAccuracy` and `Mistakes` compute, plus {"heads": {name: accuracy}}; `collect` sees every batch and output."""
     model.eval()
-    levels = LevelAccuracy(num_classes, cuts, loader.device)
+    levels, mistakes = LevelAccuracy(hierarchy.num_classes, cuts, loader.device), Mistakes(hierarchy, loader.device)
     groups = {name: torch.tensor(cut.label_groups, device=loader.device) for name, cut in (heads or {}).items()}
     hits = {name: torch.zeros(2, dtype=torch.int64, device=loader.device) for name in groups}
     for batch in loader.epoch():
@@ -38,12 +38,13 @@ def evaluate(
         with autocast():
             output = model(batch.images)
         levels.update(output.leaf.float(), batch.labels)
+        mistakes.update(output.leaf.float(), batch.labels)
         for name, logits in output.heads.items():
             wanted = groups[name][batch.labels]
             hits[name] += torch.stack([(logits.argmax(1) == wanted).sum(), (wanted >= 0).sum()])
         if collect is not None:
             collect(batch, output)
-    result = levels.compute()
+    result = levels.compute() | mistakes.compute()
     return result | {"heads": {name: (hit[0] / hit[1]).item() for name, hit in hits.items()}} if groups else result
 
 

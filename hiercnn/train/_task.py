@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiercnn.hierarchy import Cut
-from hiercnn.models import Output
+from hiercnn.models import HeadSpec, Output
 from hiercnn.train._settings import Linear, Steps, weight_at
 
 
@@ -37,30 +36,37 @@ class FlatTask(nn.Module):
 class HierarchicalTask(FlatTask):
     """The leaf loss plus the cross-entropy of every hypernym head (Zhu & Bain 2017; Bilal et al. 2018).
 
-    A sample whose label is coarser than a head's cut is left out of that head's term.
+    A sample whose label is coarser than a head's cut is left out of that head's term, unless the head is distilled: then it still learns
+    from the leaf's probabilities of the groups, which are not trained by it.
 
     Args:
-        heads: {head name: (cut, weight)}. In terms and weights a head is called `head/<name>`.
+        heads: What each head is, by name. In terms and weights a head is called `head/<name>`.
     """
 
-    def __init__(self, loss: nn.Module, weight: float | Linear | Steps = 1.0, *, heads: Mapping[str, tuple[Cut, float | Linear | Steps]]):
+    def __init__(self, loss: nn.Module, weight: float | Linear | Steps = 1.0, *, heads: Mapping[str, HeadSpec]):
         super().__init__(loss, weight)
-        self.head_weights = {name: head_weight for name, (_, head_weight) in heads.items()}
-        for name, (cut, _) in heads.items():
-            self.register_buffer(f"groups_{name}", torch.tensor(cut.label_groups), persistent=False)
+        self.specs = dict(heads)
+        for name, spec in heads.items():
+            self.register_buffer(f"groups_{name}", torch.tensor(spec.cut.label_groups), persistent=False)
 
     def weights(self, epoch: int) -> dict[str, float]:
-        return super().weights(epoch) | {f"head/{name}": weight_at(weight, epoch) for name, weight in self.head_weights.items()}
+        return super().weights(epoch) | {f"head/{name}": weight_at(spec.weight, epoch) for name, spec in self.specs.items()}
 
     def forward(self, output: Output, labels: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         total, terms = super().forward(output, labels, epoch)
         weights = self.weights(epoch)
         for name, logits in output.heads.items():
-            terms[f"head/{name}"] = self._head_loss(logits, self.get_buffer(f"groups_{name}")[labels])
+            terms[f"head/{name}"] = self._head_loss(name, logits.float(), output.leaf, labels)
             total = total + weights[f"head/{name}"] * terms[f"head/{name}"]
         return total, terms
 
-    @staticmethod
-    def _head_loss(logits: Tensor, groups: Tensor) -> Tensor:
-        summed = F.cross_entropy(logits.float(), groups, ignore_index=-1, reduction="sum")
-        return summed / (groups >= 0).sum().clamp(min=1)
+    def _head_loss(self, name: str, logits: Tensor, leaf: Tensor, labels: Tensor) -> Tensor:
+        groups, distill = self.get_buffer(f"groups_{name}"), self.specs[name].distill
+        wanted = groups[labels]
+        summed = F.cross_entropy(logits, wanted, ignore_index=-1, reduction="sum")
+        hard = summed / (wanted >= 0).sum().clamp(min=1)
+        if not distill:
+            return hard
+        probabilities = leaf.detach().float().softmax(1)
+        soft = torch.zeros_like(logits).index_add_(1, groups[: leaf.shape[1]], probabilities)  # [B, K]
+        return (1 - distill) * hard + distill * F.cross_entropy(logits, soft)

@@ -169,7 +169,8 @@ class Trainer:
         progress, clip = self.progress, self.settings.optim.clip_norm
         self.scheduler.step_update(progress.update)
         if clip is not None:
-            for part in filter(len, (list(self.model.backbone.parameters()), list(self.model.heads.parameters()))):
+            heads = [*self.model.heads.parameters(), *self.model.feeds.parameters()]
+            for part in filter(len, (list(self.model.backbone.parameters()), heads)):
                 nn.utils.clip_grad_norm_(part, clip)  # apart: what heads do must not clip the backbone of a twin
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -273,8 +274,7 @@ class Trainer:
 
     def _evaluate(self, loader, collect=None) -> dict[str, object]:
         model = self.network if self.ema is None else self.ema.module
-        classes = self.data.hierarchy.num_classes
-        return evaluate(model, loader, self.cuts, classes, heads=self.model.cuts, autocast=self._autocast, collect=collect)
+        return evaluate(model, loader, self.cuts, self.data.hierarchy, heads=self.model.cuts, autocast=self._autocast, collect=collect)
 
     def _autocast(self):
         if self.precision == "float32":

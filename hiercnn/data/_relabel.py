@@ -1,0 +1,74 @@
+"""Training labels made worse on purpose: wrong ones, and ones that name a group instead of a class. Val and test stay as they are."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hiercnn.data._image_set import ImageSet
+from hiercnn.data._settings import CoarseLabels, LabelNoise
+from hiercnn.errors import DataError, HierarchyError
+from hiercnn.hierarchy import Cut, Hierarchy, chosen_cuts
+
+
+def relabelled(train: ImageSet, tree: Hierarchy, noise: LabelNoise | None, coarse: CoarseLabels | None, seed: int) -> ImageSet:
+    """The training set with wrong labels, then coarse labels, as the settings ask; the same images whatever they ask.
+
+    Images that are labelled with a group already keep their labels.
+
+    Args:
+        train: Labels of `tree`.
+        noise, coarse: The sections `data.label_noise` and `data.coarse_labels`; None changes nothing.
+        seed: Which images are chosen, and which wrong labels they get.
+
+    Raises:
+        DataError: A cut that does not exist or has no groups above the leaves; a class without another class to be mistaken for.
+    """
+    if noise is not None:
+        train = replace(train, labels=_noisy(train.labels, tree, noise, np.random.default_rng([seed, 3])))
+    if coarse is not None:
+        train = _coarsened(train, tree, coarse, np.random.default_rng([seed, 4]))
+    return train
+
+
+def _noisy(labels: np.ndarray, tree: Hierarchy, noise: LabelNoise, rng: np.random.Generator) -> np.ndarray:
+    """In every class the same share of images gets a wrong label, drawn evenly from the classes that `kind` allows."""
+    groups = np.zeros(tree.num_classes) if noise.kind == "uniform" else _cut(tree, noise, "label_noise").groups
+    wrong = labels.copy()
+    for label in range(tree.num_classes):
+        same = groups == groups[label]
+        others = np.flatnonzero(same if noise.kind != "far" else ~same)
+        others = others[others != label]
+        if not len(others):
+            where = "alone in its group" if noise.kind == "near" else "in the only group"
+            raise DataError(f"data.label_noise: class '{tree.classes[label]}' is {where} of the cut; choose another cut, or kind: uniform")
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen = members[: round(noise.share * len(members))]
+        wrong[chosen] = rng.choice(others, len(chosen))
+    return wrong
+
+
+def _coarsened(train: ImageSet, tree: Hierarchy, coarse: CoarseLabels, rng: np.random.Generator) -> ImageSet:
+    """Of every class some images keep their label; the others are labelled with their group, or left out."""
+    cut = _cut(tree, coarse, "coarse_labels")
+    labels, chosen = train.labels.copy(), []
+    for label in range(tree.num_classes):
+        members = rng.permutation(np.flatnonzero(train.labels == label))
+        kept = coarse.fine if isinstance(coarse.fine, int) else max(1, round(coarse.fine * len(members)))
+        chosen.append(members[kept:])
+    chosen = np.concatenate(chosen)
+    if coarse.drop:
+        return train.subset(np.setdiff1d(np.arange(len(train)), chosen))
+    node_labels = {int(node): label for label, node in enumerate(tree.label_nodes)}
+    group_labels = np.array([node_labels[int(node)] for node in cut.nodes])
+    labels[chosen] = group_labels[cut.groups[labels[chosen]]]
+    return replace(train, labels=labels)
+
+
+def _cut(tree: Hierarchy, settings: LabelNoise | CoarseLabels, section: str) -> Cut:
+    try:
+        cut = chosen_cuts(tree, [settings.cut])[0]
+    except HierarchyError as error:
+        raise DataError(f"data.{section}.cut: {error}") from None
+    if cut.name == "leaf" or len(cut) < 2:
+        raise DataError(f"data.{section}.cut: needs groups above the leaves, at least two; the tree has height {tree.height}")
+    return cut

@@ -1,0 +1,95 @@
+"""Negative log-likelihood of the label's ancestors, all read from the one leaf head."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hiercnn.errors import RecipeError
+from hiercnn.hierarchy import Cut, CutChoice, Hierarchy, chosen_cuts
+from hiercnn.losses._leaf_loss import LeafLoss, set_nll
+from hiercnn.losses._registry import losses
+from hiercnn.settings import Settings
+
+
+class Level(Settings):
+    """One level of the loss.
+
+    Attributes:
+        cut: Its groups.
+        weight: Weight of its term; the label's own term has weight 1.
+        random: Random groups of the same sizes instead (a control): true draws them from the run's seed, a number from that.
+    """
+
+    cut: CutChoice
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    random: bool | int = False
+
+
+@losses.register("level_nll")
+class LevelNLL(LeafLoss):
+    """−log p_y − Σ_l w_l log q_{A[l, y]}, where q of a group is the sum of its leaves' probabilities.
+
+    One leaf head answers for every level, so the levels are consistent by construction and nothing is added to the network. A label v
+    that is an inner node brings −log q_v and the levels strictly above it.
+
+    Args:
+        hierarchy: Its classes are the logits, its labels the targets.
+        levels: The levels beside the label's own; a recipe writes `levels: [{cut: 20, weight: 1.0}]`.
+        label_smoothing: ε times the loss averaged over leaves is mixed into the term of leaf labels.
+        inner_labels: Whether labels may be inner nodes; the data decide this in a recipe.
+        seed: Where `random: true` draws from; the run's in a recipe.
+
+    Shapes:
+        logits [B, C] (half types are summed in float32), labels [B] int64 → {"leaf": …, "<cut>": …}, means over the batch in nats,
+        each with its weight, so that their sum is the loss.
+
+    Raises:
+        HierarchyError: A cut that does not exist. RecipeError: no level, or a cut of one group. ShapeError: logits that are not [B, C].
+
+    Source: the marginal form of Bertinetto et al., "Making better mistakes" (CVPR 2020).
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        *,
+        levels: list[Level],
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        inner_labels: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(hierarchy, inner_labels=inner_labels)
+        self.label_smoothing = label_smoothing
+        self.levels: list[tuple[str, float]] = []
+        if not levels:
+            raise RecipeError("loss.levels: needs at least one level, such as {cut: 20, weight: 1.0}")
+        for level in (Level.model_validate(level) for level in levels):
+            cut = chosen_cuts(hierarchy, [level.cut])[0]
+            if len(cut) < 2:
+                raise RecipeError(f"loss.levels: the cut '{cut.name}' has one group, which every image is in; cut lower")
+            if level.random is not False:
+                cut = hierarchy.random_like(cut, seed if level.random is True else level.random)
+            number = len(self.levels)
+            self.register_buffer(f"groups{number}", torch.tensor(cut.groups), persistent=False)
+            self.register_buffer(f"wanted{number}", torch.tensor(_strictly_above(cut, hierarchy)), persistent=False)
+            self.levels.append((cut.name, level.weight))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.checked(logits)
+        terms = {"leaf": self.mean_nll(logits, labels, self.label_smoothing)}
+        for number, (name, weight) in enumerate(self.levels):
+            groups, wanted = self.get_buffer(f"groups{number}"), self.get_buffer(f"wanted{number}")[labels]
+            counts = wanted >= 0
+            nll = set_nll(logits, (groups == wanted[:, None]) | ~counts[:, None])  # rows without an ancestor there: log 1
+            terms[name] = terms.get(name, 0) + weight * nll.mean()
+        return terms
+
+
+def _strictly_above(cut: Cut, hierarchy: Hierarchy):
+    """Group of each label [N] at the cut, −1 where the label is the group itself or coarser, whose own term says as much."""
+    groups = cut.label_groups.copy()
+    if cut.nodes is not None:
+        groups[(groups >= 0) & (cut.nodes[groups] == hierarchy.label_nodes)] = -1
+    return groups
