@@ -61,7 +61,7 @@ def test_the_table_of_keys_knows_every_section():
 
 
 def test_tables_are_those_of_the_measurements():
-    run = subprocess.run([sys.executable, "tools/readme_tables.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "tools/result_tables.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 

@@ -71,8 +71,12 @@ def train(
 @app.command()
 def compare(
     recipes: Annotated[list[str], typer.Argument(help="Recipe files or shipped names; key=value overrides apply to all of them.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the runs and of compare.json.")] = Path("runs/compare"),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; five or more for a claim.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the runs and of compare.json, .md and .csv.")] = Path("runs/compare"),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at once; they share the cores.")] = 1,
+    baseline: Annotated[str | None, typer.Option(help="Name of the baseline. Default: the first recipe without heads.")] = None,
+    budgets: Annotated[str | None, typer.Option(help="Also train shorter, complete schedules: shares such as 0.4,0.6,0.8.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as HTML, SVG and PNG.")] = None,
     quiet: Quiet = False,
     trust_imports: Trust = False,
 ) -> None:
@@ -85,11 +89,23 @@ def compare(
     names = [text for text in recipes if "=" not in text or Path(text).exists()]
     overrides = _with_display([text for text in recipes if text not in names], quiet)
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)  # a pipe has no width to keep to
-    tell = (lambda text: None) if quiet else (lambda text: console.print(f"[bold]{text}[/bold]", highlight=False))
-    result = run_comparison(names, seeds=seeds, out=out, overrides=overrides, trust_imports=trust_imports, tell=tell)
+    tell = (lambda text: None) if quiet else (lambda text: console.print(text, style="bold", markup=False, highlight=False, soft_wrap=True))
+    result = run_comparison(
+        names,
+        seeds=seeds,
+        out=out,
+        baseline=baseline,
+        budgets=_shares(budgets),
+        jobs=jobs,
+        overrides=overrides,
+        trust_imports=trust_imports,
+        tell=tell,
+    )
     console.print(table(result))
     if not quiet:
-        console.print(f"written to {out / 'compare.json'}", highlight=False, soft_wrap=True)
+        console.print(f"written to {out / 'compare.json'}, compare.md and compare.csv", markup=False, highlight=False, soft_wrap=True)
+    if figures is not None:
+        _save_figures(result, figures, console)
 
 
 @app.command()
@@ -98,6 +114,24 @@ def doctor() -> None:
     from hiercnn.cli._doctor import print_findings
 
     print_findings()
+
+
+def _save_figures(result: dict, folder: Path, console) -> None:
+    from hiercnn.compare import save_figures
+
+    saved = save_figures(result, folder)
+    console.print(f"{len(saved.paths)} files of figures in {folder}", markup=False, highlight=False, soft_wrap=True)
+    if saved.left_out is not None:
+        console.print(saved.left_out, markup=False, highlight=False, soft_wrap=True)
+
+
+def _shares(text: str | None) -> list[float]:
+    from hiercnn.errors import RecipeError
+
+    try:
+        return [float(share) for share in text.split(",")] if text else []
+    except ValueError:
+        raise RecipeError(f"--budgets: wanted shares of the epochs such as 0.4,0.6,0.8, got '{text}'") from None
 
 
 def _with_display(overrides: list[str] | None, quiet: bool) -> list[str]:

@@ -1,7 +1,41 @@
-"""Recipes × seeds → paired differences, convergence and gap, in compare.json and a table."""
+"""Recipes × seeds → paired differences, convergence, overfitting and cost: compare.json, tables and figures."""
 
-from hiercnn.compare._compare import compare, summarise
-from hiercnn.compare._statistics import epochs_to_target, paired_difference, train_val_gap
-from hiercnn.compare._table import cells, table
+from hiercnn.compare._budgets import shortened
+from hiercnn.compare._compare import compare
+from hiercnn.compare._figures import figures, save_figures
+from hiercnn.compare._statistics import area_under_curve, curve, epochs_to_target, gaps_at_equal_nll, paired_difference, train_val_gap
+from hiercnn.compare._summary import summarise
+from hiercnn.compare._table import (
+    budget_cells,
+    cells,
+    csv_text,
+    difference_cells,
+    markdown,
+    markdown_table,
+    notes,
+    search_cells,
+    table,
+)
 
-__all__ = ["cells", "compare", "epochs_to_target", "paired_difference", "summarise", "table", "train_val_gap"]
+__all__ = [
+    "area_under_curve",
+    "budget_cells",
+    "cells",
+    "compare",
+    "csv_text",
+    "curve",
+    "difference_cells",
+    "epochs_to_target",
+    "figures",
+    "gaps_at_equal_nll",
+    "markdown",
+    "markdown_table",
+    "notes",
+    "paired_difference",
+    "save_figures",
+    "search_cells",
+    "shortened",
+    "summarise",
+    "table",
+    "train_val_gap",
+]

@@ -1,17 +1,20 @@
 """Train recipes over seeds, or reuse finished runs, and set them side by side."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hiercnn.compare._statistics import epochs_to_target, final_accuracy, paired_difference, smoothed_val, spread, train_val_gap
-from hiercnn.errors import Interrupted, RecipeError, shorten
-from hiercnn.recipe import Recipe, Run, differing_keys, fit, load_recipe
+from hiercnn.compare._budgets import shortened
+from hiercnn.compare._runs import Job, Tell, finished_runs
+from hiercnn.compare._search import check_equal_search, tuned
+from hiercnn.compare._summary import summarise
+from hiercnn.compare._table import csv_text, markdown
+from hiercnn.errors import RecipeError, did_you_mean, shorten
+from hiercnn.recipe import Recipe, differing_keys, load_recipe
 from hiercnn.train import atomic_file
 
-FORMAT = "hiercnn.compare/1"
-PAIRED = frozenset({"seed", "epochs", "data.name", "data.root", "data.file", "data.val", "data.seed", "eval.test"})
+PAIRED = frozenset({"seed", "data.name", "data.root", "data.file", "data.val", "data.seed", "eval.test"})
 
 
 def compare(
@@ -19,19 +22,26 @@ def compare(
     *,
     seeds: int = 1,
     out: Path | str = "runs/compare",
+    baseline: str | None = None,
+    budgets: Sequence[float] = (),
+    jobs: int = 1,
     overrides: Sequence[str] = (),
     trust_imports: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Tell = lambda text: None,
 ) -> dict[str, Any]:
     """Train every recipe with seeds 0..n−1 (added to the recipe's own), unless that run is finished already, and compare.
 
-    Runs live in `out/<recipe name>-seed<k>`; unfinished ones are resumed. The baseline is the first recipe without heads, else the
-    first. Everything is written to `out/compare.json`; tables are made from it.
+    Runs live in `out/<recipe name>-seed<k>`, shorter ones in `out/<recipe name>-0.6E-seed<k>`; unfinished ones are resumed. Recipes with
+    a `search:` section are tuned first, in `out/search`. Everything is written to `out/compare.json`; `compare.md` (tables) and
+    `compare.csv` (a row a run) are made from it.
 
     Args:
         recipes: Files, shipped names or Recipes, of different names.
         seeds: Number of seeds.
         out: Folder of the runs and of compare.json.
+        baseline: Name of the recipe that the others are compared with; default: the first without heads, else the first.
+        budgets: Shares of the epochs, such as 0.4, 0.6, 0.8, at which complete, shorter schedules are trained as well.
+        jobs: Runs at once, in processes of their own.
         overrides: Applied to every recipe.
         tell: Called with a line before each run.
 
@@ -39,125 +49,62 @@ def compare(
         What compare.json holds.
 
     Raises:
-        RecipeError: Two recipes of one name, or recipes on different data or epochs of evaluation.
+        RecipeError: Two recipes of one name, an unknown baseline, recipes on different data, unequal search, impossible budgets.
     """
     out = Path(out)
     loaded = [load_recipe(recipe, overrides, trust_imports=trust_imports) for recipe in recipes]
-    _check_comparable(loaded)
-    runs: dict[str, list[Run]] = {recipe.name: [] for recipe in loaded}
-    for number in range(seeds):
-        for recipe in loaded:
-            seeded = recipe.model_copy(update={"seed": recipe.seed + number})
-            runs[recipe.name].append(_finished_run(seeded, out / f"{recipe.name}-seed{seeded.seed}", trust_imports, tell))
-    result = summarise(runs, loaded)
-    with atomic_file(out / "compare.json") as scratch:
-        scratch.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    _check_comparable(loaded, baseline)
+    check_equal_search(loaded)
+    shares = sorted({float(share) for share in budgets} - {1.0})
+    for recipe in loaded:
+        for share in shares:  # before anything is trained: is it possible?
+            load_recipe(shortened(recipe, share), trust_imports=trust_imports)
+    _check_folders([_job(recipe, share, number, out) for recipe in loaded for share in [1.0, *shares] for number in range(seeds)])
+    how = {"processes": jobs, "trust_imports": trust_imports, "tell": tell}
+    loaded, search = tuned(loaded, out, **how)
+    wanted = {
+        (recipe.name, share): [_job(shortened(recipe, share), share, number, out) for number in range(seeds)]
+        for share in [1.0, *shares]
+        for recipe in loaded
+    }
+    by_seed = [listed[number] for number in range(seeds) for listed in wanted.values()]
+    finished = {job.path: run for job, run in zip(by_seed, finished_runs(by_seed, **how), strict=True)}
+    runs = {key: [finished[job.path] for job in listed] for key, listed in wanted.items()}
+    result = summarise({name: listed for (name, share), listed in runs.items() if share == 1.0}, loaded, baseline=baseline, short=runs)
+    result["search"] = search
+    _write(out, result)
     return result
 
 
-def summarise(runs: dict[str, list[Run]], recipes: Sequence[Recipe]) -> dict[str, Any]:
-    """Everything the tables say, as plain values."""
-    baseline = next((recipe.name for recipe in recipes if not recipe.model.heads), recipes[0].name)
-    anytime = all(recipe.schedule.name == "constant" and recipe.train.ema is not None for recipe in recipes)
-    targets = [_final_smoothed(run) for run in runs[baseline]] if anytime else [None] * len(runs[baseline])
-    _check_same_images(runs, baseline)
-    levels = _common_levels([listed[0] for listed in runs.values()])
-    return {
-        "format": FORMAT,
-        "baseline": baseline,
-        "measured_on": "test" if all("test" in run.end for listed in runs.values() for run in listed) else "val",
-        "convergence": "anytime" if anytime else "budget",
-        "epochs": recipes[0].epochs,
-        "levels": levels,
-        "environment": _environment(runs[baseline][0]),
-        "splits": runs[baseline][0].events[0]["sizes"],
-        "recipes": {recipe.name: _row(recipe, runs[recipe.name], runs[baseline], targets, levels) for recipe in recipes},
-    }
+def _job(recipe: Recipe, share: float, number: int, out: Path) -> Job:
+    seed = recipe.seed + number
+    budget = "" if share == 1.0 else f"-{share:g}E"
+    return Job(recipe.model_copy(update={"seed": seed}), out / f"{recipe.name}{budget}-seed{seed}")
 
 
-def _row(recipe: Recipe, runs: list[Run], baseline: list[Run], targets: list[float | None], levels: list[str]) -> dict[str, Any]:
-    per_run = [_measure(run, target) for run, target in zip(runs, targets, strict=True)]
-    reference = [final_accuracy(run) for run in baseline]
-    reached = [one["epochs_to_target"] for one in per_run]
-    return {
-        "recipe": recipe.plain(),
-        "differs_in": [key for key in differing_keys(recipe, baseline[0].recipe) if key != "name"],
-        "runs": per_run,
-        "accuracy": {level: spread([one["accuracy"][level] for one in per_run]) for level in levels},
-        "difference": {
-            level: paired_difference([one["accuracy"][level] for one in per_run], [other[level] for other in reference]) for level in levels
-        },
-        "gap": spread([one["gap"] for one in per_run]),
-        "epochs_to_target": spread(reached)["mean"] if None not in reached else None,
-        "seconds": spread([one["seconds"]["train"] for one in per_run]),
-        "images": per_run[0]["images"],
-    }
+def _write(out: Path, result: dict[str, Any]) -> None:
+    texts = {"json": json.dumps(result, indent=1), "md": markdown(result), "csv": csv_text(result)}
+    for suffix, text in texts.items():
+        with atomic_file(out / f"compare.{suffix}") as scratch:
+            scratch.write_text(text, encoding="utf-8")
 
 
-def _measure(run: Run, target: float | None) -> dict[str, Any]:
-    end, start = run.end, run.events[0]
-    return {
-        "path": run.path.name,
-        "seed": run.recipe.seed,
-        "environment": _environment(run),
-        "accuracy": final_accuracy(run),
-        "gap": train_val_gap(run),
-        "target": target,
-        "epochs_to_target": None if target is None else epochs_to_target(run, target),
-        "seconds": end["seconds"],
-        "images": end["images"],
-        "parameters": start["parameters"],
-        "peak_memory_mib": end["peak_memory_mib"],
-    }
+def _check_folders(jobs: Sequence[Job]) -> None:
+    paths = [job.path for job in jobs]
+    shared = sorted({path for path in paths if paths.count(path) > 1})
+    if shared:
+        raise RecipeError(f"two runs would share {shorten(shared)}; rename a recipe, or take other budgets")
 
 
-def _common_levels(runs: Sequence[Run]) -> list[str]:
-    """The levels that every run reports with the same groups, coarse first; the leaf is always one."""
-    partitions = [{cut.name: cut.groups.tolist() for cut in run.cuts} for run in runs]
-    first = partitions[0]
-    return [name for name in first if name != "leaf" and all(other.get(name) == first[name] for other in partitions)] + ["leaf"]
-
-
-def _check_same_images(runs: Mapping[str, Sequence[Run]], baseline: str) -> None:
-    """A difference is paired only if both runs of a seed are validated and tested on the same images."""
-    for name, listed in runs.items():
-        for run, base in zip(listed, runs[baseline], strict=True):
-            ours, theirs = (one.events[0]["digests"] for one in (run, base))
-            changed = [split for split in ("val", "test") if ours.get(split) != theirs.get(split)]
-            if changed or run.hierarchy.classes != base.hierarchy.classes:
-                what = f"{' and '.join(changed)} images" if changed else "classes"
-                raise RecipeError(
-                    f"{name} and {baseline} cannot be compared: seed {run.recipe.seed} has other {what} in {run.path} and {base.path}"
-                )
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    return json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
-
-
-def _final_smoothed(run: Run) -> float | None:
-    points = smoothed_val(run)
-    return points[-1][1] if points else None
-
-
-def _finished_run(recipe: Recipe, path: Path, trust_imports: bool, tell: Callable[[str], None]) -> Run:
-    run = Run(path)
-    if run.finished:
-        tell(f"{recipe.name}, seed {recipe.seed}: finished already, in {path}")
-    else:
-        tell(f"{recipe.name}, seed {recipe.seed}{': resuming' if run.exists() else ''}")
-    try:
-        return fit(recipe, run_dir=path, resume=run.exists(), trust_imports=trust_imports)
-    except Interrupted as stop:
-        raise Interrupted(
-            f"stopped in {recipe.name}, seed {recipe.seed}; everything is saved in {path}. Go on with the same command", stop.signal
-        ) from None
-
-
-def _check_comparable(recipes: Sequence[Recipe]) -> None:
+def _check_comparable(recipes: Sequence[Recipe], baseline: str | None) -> None:
     names = [recipe.name for recipe in recipes]
     if len(names) < 1 or len(set(names)) < len(names):
         raise RecipeError(f"compare needs recipes of different names; got {shorten(names)} (set name: in each)")
+    if baseline is not None and baseline not in names:
+        raise RecipeError(f"no recipe here is called '{baseline}'{did_you_mean(baseline, names)}; the baseline is one of {shorten(names)}")
+    fixed = sorted(key for recipe in recipes if recipe.search for key in recipe.search.space if key in {*PAIRED, "name"})
+    if fixed:
+        raise RecipeError(f"search.space cannot have {shorten(fixed)}: all runs of a comparison have that in common")
     first = recipes[0]
     for other in recipes[1:]:
         different = [key for key in differing_keys(first, other) if key in PAIRED]

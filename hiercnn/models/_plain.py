@@ -1,4 +1,4 @@
-"""Small nets for 32-96 pixel images, in timm's own registry: `alexnet_bn`, `vgg_small_bn`, `resnet_small`.
+"""Small nets for 32-96 pixel images, in timm's own registry: `alexnet_bn`, `vgg_small_bn`, `vgg_small`, `resnet_small`.
 
 Most of timm's nets shrink a 32 px image to one pixel; these keep 4 x 4. Importing this file registers them, after which
 `timm.create_model("resnet_small", num_classes=100)` works like for any timm net. There are no pretrained weights.
@@ -12,6 +12,7 @@ r its reduction, C classes.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from timm.layers import ConvNormAct, create_classifier
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
@@ -39,13 +40,13 @@ def _alexnet_stages(in_chans: int) -> Stages:
     ]
 
 
-def _vgg_stages(in_chans: int) -> Stages:
+def _vgg_stages(in_chans: int, conv: Callable[[int, int], nn.Module] = _conv) -> Stages:
     """Pairs of 3 x 3 convolutions, as wide as `_resnet_stages`, which has skips, one convolution more, and strides for pools."""
     return [
-        [_conv(in_chans, 32), _conv(32, 32)],
-        [nn.MaxPool2d(2), _conv(32, 64), _conv(64, 64)],
-        [nn.MaxPool2d(2), _conv(64, 128), _conv(128, 128)],
-        [nn.MaxPool2d(2), _conv(128, 256), _conv(256, 256)],
+        [conv(in_chans, 32), conv(32, 32)],
+        [nn.MaxPool2d(2), conv(32, 64), conv(64, 64)],
+        [nn.MaxPool2d(2), conv(64, 128), conv(128, 128)],
+        [nn.MaxPool2d(2), conv(128, 256), conv(256, 256)],
     ]
 
 
@@ -57,6 +58,19 @@ def _resnet_stages(in_chans: int) -> Stages:
         [ResidualBlock(64, 128, stride=2)],
         [ResidualBlock(128, 256, stride=2)],
     ]
+
+
+class ConvAct(nn.Sequential):
+    """A 3 x 3 convolution with bias and ReLU, without a norm: [B, F_in, H, W] to [B, F_out, H, W]."""
+
+    def __init__(self, in_chs: int, out_chs: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_chs, out_chs, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+
+    @property
+    def out_channels(self) -> int:
+        return self.conv.out_channels
 
 
 class ResidualBlock(nn.Module):
@@ -125,6 +139,8 @@ class SmallNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images [B, I, H, W]: logits [B, C]."""
@@ -229,7 +245,7 @@ def _cfg() -> dict:
 
 
 default_cfgs = generate_default_cfgs(  # register_model looks for this name
-    {f"{name}.untrained": _cfg() for name in ("alexnet_bn", "vgg_small_bn", "resnet_small")}
+    {f"{name}.untrained": _cfg() for name in ("alexnet_bn", "vgg_small_bn", "vgg_small", "resnet_small")}
 )
 
 
@@ -256,6 +272,15 @@ def vgg_small_bn(pretrained: bool = False, **kwargs) -> nn.Module:
     Source: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
     """
     return _create("vgg_small_bn", pretrained, _vgg_stages, (1, 2, 4, 8), **kwargs)
+
+
+@register_model
+def vgg_small(pretrained: bool = False, **kwargs) -> nn.Module:
+    """`vgg_small_bn` without batch norm, convolutions with biases; needs a lower rate and clipped gradients. 1.20 M parameters.
+
+    Source: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
+    """
+    return _create("vgg_small", pretrained, partial(_vgg_stages, conv=ConvAct), (1, 2, 4, 8), **kwargs)
 
 
 @register_model

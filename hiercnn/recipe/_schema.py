@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hiercnn.data import DataSettings
 from hiercnn.hierarchy import CutChoice
@@ -102,14 +102,50 @@ class LossSettings(Settings):
     weight: Weight = 1.0
 
 
+class SearchRange(Settings):
+    """Numbers from `low` to `high`, drawn evenly, or evenly on a log scale."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError("should have low < high, and low > 0 with log: true")
+        return self
+
+
+Choices = Annotated[list[float | int | str | bool | None], Field(min_length=1)]
+SearchValues = Annotated[
+    Annotated[Choices, Tag("choices")] | Annotated[SearchRange, Tag("range")],
+    Discriminator(lambda value: "choices" if isinstance(value, list) else "range"),
+]
+
+
+class SearchSettings(Settings):
+    """Equal tuning, done by `hiercnn compare` before it compares; `hiercnn train` uses the recipe's own values.
+
+    Attributes:
+        trials: Runs of each recipe; the first has the recipe's own values, the others draw theirs.
+        space: {dotted key: [choices] or {low, high, log}}, such as {optim.lr: {low: 0.02, high: 0.3, log: true}}.
+        seed: Seed of the draws.
+    """
+
+    trials: Annotated[int, Field(ge=1)]
+    space: Annotated[dict[str, SearchValues], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class Recipe(RunSettings):
-    """A run, completely described: `RunSettings` plus data, hierarchy, model, loss and modules to import."""
+    """A run, completely described: `RunSettings` plus data, hierarchy, model, loss, modules to import, and what compare may tune."""
 
     data: DataSettings
     hierarchy: HierarchySettings | None = None
     model: ModelSettings
     loss: LossSettings = LossSettings()
     imports: list[str] = []
+    search: SearchSettings | None = None
 
     def plain(self) -> dict[str, Any]:
         """As plain values, complete, ready for YAML."""

@@ -7,6 +7,7 @@ from hiercnn.train._evaluate import evaluate
 from hiercnn.train._optim import make_optimizer, make_scheduler
 from hiercnn.train._run import RunFolder, atomic_file
 from hiercnn.train._settings import Linear, OptimSettings, RunSettings, Steps, Weight, weight_at
+from hiercnn.train._signals import StopRequest, stop_on_signals
 from hiercnn.train._task import FlatTask, HierarchicalTask
 from hiercnn.train._trainer import Trainer
 
@@ -20,6 +21,7 @@ __all__ = [
     "RunFolder",
     "RunSettings",
     "Steps",
+    "StopRequest",
     "Trainer",
     "Weight",
     "atomic_file",
@@ -33,6 +35,7 @@ __all__ = [
     "pick_device",
     "pick_precision",
     "save_weights",
+    "stop_on_signals",
     "version",
     "weight_at",
 ]

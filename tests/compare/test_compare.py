@@ -8,9 +8,9 @@ import signal
 import pytest
 from train.tiny import BRANCHES, Spy, tiny
 
-import hiercnn.compare._compare as module
+import hiercnn.compare._runs as module
 from hiercnn import Run, fit
-from hiercnn.compare import compare, epochs_to_target
+from hiercnn.compare import compare, curve, epochs_to_target
 from hiercnn.errors import Interrupted, RecipeError
 from hiercnn.hierarchy import builtin
 from hiercnn.recipe import load_recipe
@@ -31,11 +31,12 @@ def result(out):
 
 
 def files(folder) -> dict:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "compare.json"}
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.stem != "compare"}
 
 
 def test_trains_every_recipe_with_every_seed(result, out):
-    assert sorted(path.name for path in out.iterdir()) == ["branches-seed0", "branches-seed1", "compare.json", "flat-seed0", "flat-seed1"]
+    folders = {"branches-seed0", "branches-seed1", "flat-seed0", "flat-seed1"}
+    assert {path.name for path in out.iterdir()} == folders | {"compare.json", "compare.md", "compare.csv"}
     assert all(Run(path).finished for path in out.iterdir() if path.is_dir())
     assert Run(out / "flat-seed1").recipe == FLAT.model_copy(update={"seed": 1})
 
@@ -45,7 +46,7 @@ def test_is_written_as_returned(result, out):
 
 
 def test_says_everything_about_the_comparison(result):
-    assert result["format"] == "hiercnn.compare/1"
+    assert result["format"] == "hiercnn.compare/2"
     assert result["baseline"] == "flat"  # the first without heads, though it comes second
     assert result["measured_on"] == "test"
     assert result["convergence"] == "anytime"
@@ -67,7 +68,7 @@ def test_runs_are_told_one_by_one(result, out):
             assert one["images"] == run.end["images"]
             assert one["parameters"] == sum(p.numel() for p in run.model.parameters())
             assert one["seconds"] == run.end["seconds"]
-            assert one["epochs_to_target"] == epochs_to_target(run, one["target"])
+            assert one["epochs_to_target"] == epochs_to_target(curve(run), one["target"])
 
 
 def test_targets_are_the_baselines_own_ends(result):
@@ -164,7 +165,10 @@ def test_without_a_flat_recipe_the_first_is_the_baseline(tmp_path):
     [
         ([tiny(), tiny("optim.lr=1")], "needs recipes of different names; got 'flat', 'flat'"),
         ([], "needs recipes"),
-        ([tiny(), tiny("name=long", "epochs=3")], "flat and long cannot be compared; they differ in epochs"),
+        (
+            [tiny(), tiny("name=other", "data.val=2", "data.seed=1")],
+            "flat and other cannot be compared.*differ in data.seed, data.val",
+        ),
         ([tiny(), tiny("name=other", "seed=3")], "differ in seed"),
         ([tiny(), tiny("name=other", "eval.test=false")], "differ in eval.test"),
     ],

@@ -9,51 +9,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from losses.cases import FLOAT32, TREE, assert_equal_loss, cases, label_nll, value_and_gradient
 
 from hiercnn.errors import RecipeError, ShapeError
-from hiercnn.hierarchy import Hierarchy, from_nested
+from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses import CrossEntropy, losses
 from hiercnn.registry import Registry
 
-TREE = from_nested({"animal": {"pet": ["cat", "dog"], "wild": {"big": ["wolf"]}}, "car": None}, ["car", "wolf", "cat", "dog"])
-
-# float32 sums of at most a few hundred terms, each rounded to 6e-8 of logits up to 200, against float64.
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
-
-
-@st.composite
-def cases(draw) -> tuple[Hierarchy, torch.Tensor, torch.Tensor]:
-    """A random tree with classes in any order, logits [B, C] of any size up to ±200, and labels [B] of leaves and inner nodes."""
-    parents = [-1] + [drawn % (i + 1) for i, drawn in enumerate(draw(st.lists(st.integers(0, 99), max_size=15)))]
-    names = [f"n{i}" for i in range(len(parents))]
-    tree = Hierarchy(names, parents, draw(st.permutations([name for i, name in enumerate(names) if i not in parents])))
-    rng, count, scale = np.random.default_rng(draw(st.integers(0, 999))), draw(st.integers(1, 6)), draw(st.sampled_from([1, 10, 200]))
-    logits = torch.from_numpy(rng.uniform(-scale, scale, (count, tree.num_classes))).float()
-    return tree, logits, torch.from_numpy(rng.integers(0, tree.num_nodes, count))
-
 
 def loop(tree: Hierarchy, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """−log of the summed probability of the leaves below each label, averaged, in the logits' own type.
-
-    Both sums are taken relative to their largest term, which is all that floats need and changes no value.
-    """
-    rows = []
-    for row, label in zip(logits, labels.tolist(), strict=True):
-        below = row[tree.leaves(tree.label_nodes[label]).copy()]
-        log_total = row.max().detach() + (row - row.max().detach()).exp().sum().log()
-        log_below = below.max().detach() + (below - below.max().detach()).exp().sum().log()
-        value = log_total - log_below
-        if label < tree.num_classes and smoothing:
-            value = (1 - smoothing) * value + smoothing * (log_total - row).mean()
-        rows.append(value)
-    return torch.stack(rows).mean()
-
-
-def value_and_gradient(loss, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = logits.clone().requires_grad_()
-    value = loss(logits)
-    value.backward()
-    return value.detach(), logits.grad
+    """−log of the summed probability of the leaves below each label, averaged, in the logits' own type."""
+    return torch.stack([label_nll(tree, row, label, smoothing) for row, label in zip(logits, labels.tolist(), strict=True)]).mean()
 
 
 def cross_entropy(tree, labels, **options):
@@ -74,18 +40,17 @@ def test_leaf_labels_are_torchs_cross_entropy_bit_for_bit(smoothing, scale):
 @given(cases(), st.sampled_from([0.0, 0.1]))
 def test_inner_labels_are_the_loop(case, smoothing):
     tree, logits, labels = case
-    found = value_and_gradient(cross_entropy(tree, labels, inner_labels=True, label_smoothing=smoothing), logits)
-    wanted = value_and_gradient(lambda x: loop(tree, x, labels, smoothing), logits.double())
-    for a, b in zip(found, wanted, strict=True):
-        torch.testing.assert_close(a.double(), b, **TOLERANCE)
+    loss = cross_entropy(tree, labels, inner_labels=True, label_smoothing=smoothing)
+    assert_equal_loss(loss, lambda x: loop(tree, x, labels, smoothing), logits)
+    assert_equal_loss(loss, lambda x: loop(tree, x, labels, smoothing), logits.float(), **FLOAT32)
 
 
 @given(cases())
 def test_a_leaf_is_worth_the_same_with_and_without_inner_labels(case):
     tree, logits, labels = case
     labels = labels % tree.num_classes
-    values = [cross_entropy(tree, labels, inner_labels=inner)(logits) for inner in (False, True)]
-    torch.testing.assert_close(*values, **TOLERANCE)
+    values = [cross_entropy(tree, labels, inner_labels=inner)(logits.float()) for inner in (False, True)]
+    torch.testing.assert_close(*values, **FLOAT32)
 
 
 def test_by_hand():
@@ -94,7 +59,7 @@ def test_by_hand():
     wanted = {"car": 0.5, "cat": 0.125, "pet": 0.25, "big": 0.25, "wild": 0.25, "animal": 0.5, "root": 1.0}
     for name, probability in wanted.items():
         value = cross_entropy(TREE, torch.tensor([TREE.label(name)]), inner_labels=True)(logits)
-        torch.testing.assert_close(value.item(), -np.log(probability), **TOLERANCE)
+        torch.testing.assert_close(value.item(), -np.log(probability), **FLOAT32)
 
 
 def test_samples_with_inner_labels_are_not_smoothed():
@@ -112,7 +77,7 @@ def test_extreme_logits_keep_a_finite_gradient(inner, value):
     labels = torch.tensor([0, 1, 2, 3])
     loss, gradient = value_and_gradient(cross_entropy(TREE, labels, inner_labels=inner), logits)
     wanted = value_and_gradient(lambda x: loop(TREE, x, labels), logits.double())
-    torch.testing.assert_close((loss.double(), gradient.double()), wanted, **TOLERANCE)
+    torch.testing.assert_close((loss.double(), gradient.double()), wanted, **FLOAT32)
     assert gradient.abs().max() > 0.1
 
 
@@ -124,7 +89,7 @@ def test_extreme_logits_with_inner_labels(name, value):
     found = value_and_gradient(cross_entropy(TREE, labels, inner_labels=True), logits)
     wanted = value_and_gradient(lambda x: loop(TREE, x, labels), logits.double())
     assert all(x.isfinite().all() for x in found)
-    torch.testing.assert_close(tuple(x.double() for x in found), wanted, **TOLERANCE)
+    torch.testing.assert_close(tuple(x.double() for x in found), wanted, **FLOAT32)
 
 
 @pytest.mark.parametrize("inner", [False, True])
@@ -145,7 +110,7 @@ def test_terms_have_names_and_inputs_are_not_written_to(inner):
     terms = CrossEntropy(TREE, inner_labels=inner)(logits, labels)
     assert list(terms) == ["cross_entropy"]
     assert terms["cross_entropy"].shape == ()
-    torch.testing.assert_close(terms["cross_entropy"].item(), np.log(4), **TOLERANCE)
+    torch.testing.assert_close(terms["cross_entropy"].item(), np.log(4), **FLOAT32)
     assert logits.eq(0).all()
     assert labels.tolist() == [0, 3]
 

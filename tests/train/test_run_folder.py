@@ -117,6 +117,16 @@ def test_logits_give_the_reported_accuracy(run, split):
     assert (guess == labels).mean() == pytest.approx(run.end[split]["accuracy"]["leaf"])
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_logits_give_the_reported_mistakes(run, split):
+    stored, found = np.load(run.predictions / f"{split}.npz"), run.end[split]
+    guess, labels = stored["logits"].argmax(1), stored["labels"]
+    distances = run.hierarchy.distances(labels, guess, kind="lca") * run.hierarchy.height
+    assert found["hd1"] == pytest.approx(distances.mean())
+    assert found["severity"] == pytest.approx(distances[guess != labels].mean())
+    assert 0 < found["hd1"] < found["severity"]
+
+
 def test_ids_name_each_image_once(run):
     ids = np.load(run.predictions / "test.npz")["ids"]
     assert len(set(ids)) == 108

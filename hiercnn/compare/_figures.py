@@ -1,0 +1,453 @@
+"""compare.json as pictures: accuracy by epoch and by seconds, the gap, paired differences, steps down the tree, budgets.
+
+To add a picture, write a function `result → Figure` like the six below and name it in `figures`.
+"""
+
+import asyncio
+import os
+import textwrap
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from html import escape
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hiercnn.compare._statistics import spread
+from hiercnn.errors import CheckpointError, HierCNNError, did_you_mean, shorten
+from hiercnn.train import atomic_file
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+FORMATS = ("html", "svg", "png")
+SEPARATORS = "-_./ "  # a prefix that names share ends in one of these
+
+BASELINE = "#222222"
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # without black (the baseline) and yellow (too pale)
+DASHES = (("solid", "circle"), ("dash", "diamond"), ("dot", "square"))  # line and marker of colours' first, second, third use
+DOTTED = {"color": "#777777", "dash": "dot", "width": 1.5}
+LEVEL_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")  # from the leaf up
+
+WIDTH = 1280  # pixels
+PANEL = 380  # height of a row of panels
+CHARACTER = 7.4  # width of an average character at the legend's size
+TITLE_LINE, LEGEND_LINE = 25, 20  # heights of a line
+
+
+class Saved(NamedTuple):
+    """Files that were written, and one line about those that could not be (None: all were)."""
+
+    paths: list[Path]
+    left_out: str | None
+
+
+def figures(result: dict[str, Any]) -> "dict[str, Figure]":
+    """Draw a comparison from what compare.json holds.
+
+    Args:
+        result: What `compare` returns.
+
+    Returns:
+        Figures by name: `accuracy-by-epoch` (by images seen if the recipes' epochs cannot be set side by side), `accuracy-by-seconds`,
+        `gap`, `steps` down the tree if there are several levels, `differences` if there is a recipe besides the baseline, `budgets` if
+        some were trained.
+    """
+    drawn = {"accuracy-by-epoch": _accuracy_by_epoch(result), "accuracy-by-seconds": _accuracy_by_seconds(result), "gap": _gap(result)}
+    if len(result["levels"]) > 1:
+        drawn["steps"] = _steps(result)
+    if len(result["recipes"]) > 1:
+        drawn["differences"] = _differences(result)
+    if result.get("budgets"):
+        drawn["budgets"] = _budgets(result)
+    return drawn
+
+
+def save_figures(result: dict[str, Any], folder: Path | str, formats: Sequence[str] = FORMATS) -> Saved:
+    """Write every figure of a comparison as `<name>.<format>`; html pages share the plotly.min.js beside them and need no network.
+
+    svg and png are drawn by Chrome, Chromium or a kin of theirs: that of the environment variable BROWSER_PATH, else the one kaleido finds.
+    Without one they are left out, and the result says why.
+
+    Args:
+        result: What `compare` returns.
+        folder: Made if it does not exist.
+        formats: Some of html, svg, png.
+
+    Raises:
+        HierCNNError: An unknown format.
+        CheckpointError: The folder cannot be made or written.
+    """
+    for wanted in formats:
+        if wanted not in FORMATS:
+            raise HierCNNError(f"formats: {wanted!r} is not one of {shorten(FORMATS)}{did_you_mean(wanted, FORMATS)}")
+    folder, drawn = Path(folder), figures(result)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the folder {folder} for figures: {error}; name another") from error
+    paths = _write(folder, _pages(drawn) if "html" in formats else {})
+    images, left_out = _images(drawn, [wanted for wanted in formats if wanted != "html"])
+    return Saved(paths + _write(folder, images), left_out)
+
+
+# ---- the pictures
+
+
+def _accuracy_by_epoch(result: dict[str, Any]) -> "Figure":
+    key, label = _progress(result)
+    if key == "epoch":
+        return _accuracy(result, key, label, "Val accuracy by epoch", "")
+    why = "By images, since the recipes differ in their evaluated epochs or in the images of an epoch."
+    return _accuracy(result, key, label, "Val accuracy by training images seen", why)
+
+
+def _accuracy_by_seconds(result: dict[str, Any]) -> "Figure":
+    note = "Each evaluation stands at its mean time over the seeds." if _seeds(result) > 1 else ""
+    return _accuracy(result, "seconds", "training seconds", "Val accuracy by training time", note)
+
+
+def _accuracy(result: dict[str, Any], key: str, label: str, title: str, note: str) -> "Figure":
+    """Val accuracy against `key` of the evaluations: a panel a level, a line a recipe."""
+    levels, looks = result["levels"], _looks(result)
+    rows = -(-len(levels) // 4)
+    columns = -(-len(levels) // rows)
+    figure = _panels([_literal(level) for level in levels], rows, columns)
+    for number, level in enumerate(levels):
+        place = {"row": 1 + number // columns, "col": 1 + number % columns}
+        for name, look in looks.items():
+            evaluations = _evaluations(result["recipes"][name])
+            accuracy = [spread([100 * one["val"][level] for one in seeds]) for seeds in evaluations]
+            _line(figure, look, _means(evaluations, key), accuracy, legend=number == 0, **place)
+        figure.update_xaxes(title_text=label, **place)
+    figure.update_xaxes(hoverformat=",.0f")
+    figure.update_yaxes(hoverformat=".1f")
+    figure.update_yaxes(title_text="val accuracy in %", col=1)
+    notes = [_spread_note(result, "Line and band: mean ± sd"), note, _prefix_note(result)]
+    return _finish(figure, title, notes, [look.name for look in looks.values()], PANEL * rows)
+
+
+def _gap(result: dict[str, Any]) -> "Figure":
+    """Left the gap in leaf accuracy as training goes on; right val NLL against train NLL, where it is read at one train NLL."""
+    looks, (key, label) = _looks(result), _progress(result)
+    figure = _panels(["train accuracy − val accuracy, leaf", "val NLL against train NLL, leaf"], columns=2)
+    for name, look in looks.items():
+        evaluations = _evaluations(result["recipes"][name])
+        gap = [spread([100 * (one["train_accuracy"] - one["val"]["leaf"]) for one in seeds]) for seeds in evaluations]
+        val = [{"mean": mean, "sd": None} for mean in _means(evaluations, "val_nll")]
+        _line(figure, look, _means(evaluations, key), gap, row=1, col=1)
+        _line(figure, look, _means(evaluations, "train_nll"), val, legend=False, row=1, col=2)
+    seen = [nll for trace in figure.select_traces(row=1, col=2) for nll in trace.x]
+    ends = [min(seen), max(seen)] if seen else []
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=DOTTED, hoverinfo="skip", showlegend=False, row=1, col=2)
+    figure.update_xaxes(title_text=label, hoverformat=",.0f", col=1)
+    figure.update_yaxes(title_text="gap in points", hoverformat=".1f", col=1)
+    figure.update_xaxes(title_text="train NLL in nats (training goes to the right)", hoverformat=".3f", autorange="reversed", col=2)
+    figure.update_yaxes(title_text="val NLL in nats", hoverformat=".3f", col=2)
+    notes = [
+        "Train is a fixed, unaugmented subset.",
+        _spread_note(result, "Left mean ± sd, right mean,"),
+        "Right: the gap is the height above the dotted line (val = train); of two lines at one train NLL, the lower overfits less.",
+        _prefix_note(result),
+    ]
+    return _finish(figure, "Train–val gap", notes, [look.name for look in looks.values()], PANEL)
+
+
+def _differences(result: dict[str, Any]) -> "Figure":
+    """A row a recipe, a marker a level: mean paired difference and interval."""
+    looks, levels, measured_on = _looks(result), result["levels"], result["measured_on"]
+    base = looks.pop(result["baseline"]).label
+    figure = _panels([])
+    for number, level in enumerate(levels):
+        found = [result["recipes"][name]["difference"][level] for name in looks]
+        rows = [row + 0.7 * ((number + 0.5) / len(levels) - 0.5) for row in range(len(looks))]
+        points = {"x": [100 * one["mean"] for one in found], "y": rows, "error_x": _interval_bars(found), "name": _literal(level)}
+        text = [f"{looks[name].label}: {_points(one)}{_differs(result, name)}" for name, one in zip(looks, found, strict=True)]
+        figure.add_scatter(**points, text=text, hoverinfo="text+name", mode="markers", marker=_level_marker(number, len(levels)))
+    for edge in range(1, len(looks)):
+        figure.add_hline(y=edge - 0.5, line={"color": "#dddddd", "width": 1}, layer="below")
+    names = {"tickvals": list(range(len(looks))), "ticktext": [look.wrapped(40) for look in looks.values()], "ticklabelstandoff": 8}
+    figure.update_yaxes(**names, range=[len(looks) - 0.5, -0.5], automargin=True, showgrid=False, zeroline=False)
+    figure.update_xaxes(title_text=f"{measured_on} accuracy minus that of {base}, in points", tickformat="+~f")
+    figure.update_xaxes(range=_differences_range(result), zeroline=True, zerolinecolor=BASELINE, zerolinewidth=1.5)
+    notes = [_pairs_note(result), f"Right of the line is better than {base}.", _prefix_note(result)]
+    height = 60 + len(looks) * (16 + 16 * len(levels))
+    return _finish(figure, f"Difference from {base} in {measured_on} accuracy", notes, levels, height)
+
+
+def _steps(result: dict[str, Any]) -> "Figure":
+    """A panel a level: accuracy given that the level above is right. Their product is the leaf accuracy."""
+    looks, levels = _looks(result), result["levels"]
+    above = [None, *levels]
+    titles = [_literal(level if coarser is None else f"{level}, given {coarser}") for level, coarser in zip(levels, above, strict=False)]
+    figure = _panels(titles, columns=len(levels))
+    for number, (level, coarser) in enumerate(zip(levels, above, strict=False)):
+        for name, look in looks.items():
+            accuracies = [run["accuracy"] for run in result["recipes"][name]["runs"]]
+            step = spread([100 * one[level] / (1 if coarser is None else max(one[coarser], 1e-9)) for one in accuracies])
+            bars = None if step["sd"] is None else {"array": [step["sd"]], "thickness": 1.5, "width": 4}
+            bar = {"marker": {"color": look.colour}, "name": look.label, "legendgroup": look.name, "showlegend": number == 0}
+            figure.add_bar(x=[look.label], y=[step["mean"]], error_y=bars, hovertemplate="%{y:.1f} %", **bar, row=1, col=number + 1)
+    figure.update_xaxes(showticklabels=False)
+    figure.update_yaxes(title_text=f"{result['measured_on']} accuracy in %", col=1)
+    notes = [
+        "Accuracy at a level among the images that are right at the level to its left; the product of all panels is the leaf accuracy.",
+        _spread_note(result, "Mean ± sd"),
+        _prefix_note(result),
+    ]
+    return _finish(figure, "Where on the way down the tree a recipe gains", notes, [look.name for look in looks.values()], PANEL)
+
+
+def _budgets(result: dict[str, Any]) -> "Figure":
+    """Leaf accuracy of complete, shorter schedules, beside the baseline's full one."""
+    budgets, base, measured_on = result["budgets"], result["baseline"], result["measured_on"]
+    looks = {name: look for name, look in _looks(result).items() if budgets.get(name)}
+    figure = _panels([])
+    for number, (name, look) in enumerate(looks.items()):
+        points, aside = budgets[name], 0.4 * (number - (len(looks) - 1) / 2)  # so that error bars do not hide each other
+        x, y = [100 * point["share"] + aside for point in points], [100 * point["accuracy"]["mean"] for point in points]
+        sd = [point["accuracy"]["sd"] for point in points]
+        bars = None if None in sd else {"array": [100 * one for one in sd], "thickness": 1.5, "width": 3}
+        text = [
+            f"{point['epochs']} epochs: {mean:.1f} %<br>{_points(point['difference'])} from the baseline's full schedule"
+            for point, mean in zip(points, y, strict=True)
+        ]
+        figure.add_scatter(x=x, y=y, error_y=bars, text=text, hoverinfo="text+name", **look.trace)
+    figure.add_hline(y=100 * result["recipes"][base]["accuracy"]["leaf"]["mean"], line=DOTTED, layer="below")
+    shares = sorted({point["share"] for points in budgets.values() for point in points})
+    ticks = {"tickvals": [100 * share for share in shares], "ticktext": [f"{100 * share:g}" for share in shares]}
+    figure.update_xaxes(title_text="share of the full schedule in %", **ticks)
+    figure.update_yaxes(title_text=f"{measured_on} accuracy in %, leaf")
+    baseline = _looks(result)[base].label
+    notes = [
+        _spread_note(result, "Mean ± sd"),
+        f"Every point is a complete schedule of its own (recipes are drawn a little side by side). Dotted: {baseline}, full schedule.",
+        _prefix_note(result),
+    ]
+    return _finish(figure, f"Leaf accuracy on {measured_on} by budget", notes, [look.name for look in looks.values()], PANEL + 60)
+
+
+# ---- what the pictures share
+
+
+class _Look(NamedTuple):
+    """How a recipe is called and drawn in every picture."""
+
+    name: str
+    colour: str
+    dash: str = "solid"
+    symbol: str = "circle"
+
+    @property
+    def label(self) -> str:
+        return _literal(self.name)
+
+    def wrapped(self, width: int) -> str:
+        """The label on as many lines as it needs."""
+        return "<br>".join(_literal(part) for part in textwrap.wrap(self.name, width))
+
+    @property
+    def trace(self) -> dict[str, Any]:
+        """Keywords of a scatter trace."""
+        line, marker = {"color": self.colour, "dash": self.dash, "width": 2}, {"color": self.colour, "symbol": self.symbol, "size": 5}
+        return {"name": self.label, "legendgroup": self.name, "mode": "lines+markers", "line": line, "marker": marker}
+
+    @property
+    def band(self) -> dict[str, Any]:
+        """Keywords of the filled trace behind the line."""
+        red, green, blue = bytes.fromhex(self.colour[1:])
+        colours = {"fillcolor": f"rgba({red},{green},{blue},0.14)", "line": {"width": 0}}
+        return {"fill": "toself", "mode": "lines", "hoverinfo": "skip", "showlegend": False, "legendgroup": self.name, **colours}
+
+
+def _looks(result: dict[str, Any]) -> dict[str, _Look]:
+    """The baseline first, in black, then the others in their order, each in the same colour in every figure."""
+    base, cut = result["baseline"], len(_common_prefix(list(result["recipes"])))
+    looks = {base: _Look(base[cut:], BASELINE)}
+    for number, name in enumerate(name for name in result["recipes"] if name != base):
+        again, colour = divmod(number, len(OKABE_ITO))
+        looks[name] = _Look(name[cut:], OKABE_ITO[colour], *DASHES[again % len(DASHES)])
+    return looks
+
+
+def _common_prefix(names: list[str]) -> str:
+    """What all names begin with, up to a separator; empty if nothing would be left of one."""
+    if len(names) == 1:
+        return ""
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    common = "".join(letters[0] for letters in alike)
+    while common and (common[-1] not in SEPARATORS or common in names):
+        common = common[:-1]
+    return common
+
+
+def _literal(text: str) -> str:
+    """Text that plotly shows as it is, not as HTML."""
+    return escape(text, quote=False)
+
+
+def _evaluations(row: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """For every epoch at which all seeds were evaluated, the point of each seed's curve."""
+    curves = [{point["epoch"]: point for point in run["curve"]} for run in row["runs"]]
+    return [[curve[epoch] for curve in curves] for epoch in curves[0] if all(epoch in curve for curve in curves)]
+
+
+def _means(evaluations: list[list[dict[str, Any]]], key: str) -> list[float]:
+    return [spread([one[key] for one in seeds])["mean"] for seeds in evaluations]
+
+
+def _progress(result: dict[str, Any]) -> tuple[str, str]:
+    """Key and axis title of the progress that sets all recipes side by side: epochs, or images if the epochs or their images differ."""
+    seen = {tuple((point["epoch"], point["images"]) for point in run["curve"]) for row in result["recipes"].values() for run in row["runs"]}
+    return ("epoch", "epoch") if len(seen) == 1 else ("images", "training images seen")
+
+
+def _seeds(result: dict[str, Any]) -> int:
+    return len(result["recipes"][result["baseline"]]["runs"])
+
+
+def _spread_note(result: dict[str, Any], several: str) -> str:
+    return f"{several} over {_seeds(result)} seeds." if _seeds(result) > 1 else "One seed, so no spread."
+
+
+def _prefix_note(result: dict[str, Any]) -> str:
+    prefix = _common_prefix(list(result["recipes"]))
+    return f"Names are shown without “{_literal(prefix)}”." if prefix else ""
+
+
+def _pairs_note(result: dict[str, Any]) -> str:
+    rows = [row for name, row in result["recipes"].items() if name != result["baseline"]]
+    pairs = sorted({row["difference"][level]["pairs"] for row in rows for level in result["levels"]})
+    if pairs == [1]:
+        return "One pair of runs with the same seed, so no interval."
+    return f"Mean difference of {' or '.join(map(str, pairs))} pairs of runs with the same seed, and its 95 % t interval."
+
+
+def _differs(result: dict[str, Any], name: str) -> str:
+    keys = result["recipes"][name]["differs_in"]
+    return f"<br>differs from the baseline in {_literal(shorten(keys))}" if keys else ""
+
+
+def _points(difference: dict[str, Any]) -> str:
+    """A difference as text: `+1.2 [-0.3, +2.7] points`."""
+    interval = "" if difference["interval"] is None else " [{:+.1f}, {:+.1f}]".format(*(100 * end for end in difference["interval"]))
+    return f"{100 * difference['mean']:+.1f}{interval} points"
+
+
+# ---- plotly
+
+
+def _panels(titles: Sequence[str], rows: int = 1, columns: int = 1) -> "Figure":
+    from plotly.subplots import make_subplots
+
+    spacing = {"horizontal_spacing": 0.18 / (columns + 1), "vertical_spacing": 0.44 / (rows + 1)}
+    return make_subplots(rows, columns, subplot_titles=titles or None, **(spacing if titles else {}))
+
+
+def _line(figure: "Figure", look: _Look, x: list[float], y: list[dict[str, Any]], *, legend: bool = True, **place: int) -> None:
+    """A line of means and, where there is a spread, a band of mean ± sd."""
+    means = [one["mean"] for one in y]
+    if y and y[0]["sd"] is not None:
+        upper, lower = ([one["mean"] + sign * one["sd"] for one in y] for sign in (1, -1))
+        figure.add_scatter(x=[*x, *reversed(x)], y=[*upper, *reversed(lower)], **look.band, **place)
+    figure.add_scatter(x=x, y=means, showlegend=legend, **look.trace, **place)
+
+
+def _interval_bars(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Error bars from the mean to both ends of its interval."""
+    if any(one["interval"] is None for one in found):
+        return None
+    below, above = ([100 * abs(one["interval"][end] - one["mean"]) for one in found] for end in (0, 1))
+    return {"array": above, "arrayminus": below, "symmetric": False, "thickness": 1.5, "width": 4}
+
+
+def _differences_range(result: dict[str, Any]) -> list[float]:
+    """From the lowest end of an interval to the highest, zero among them, and some air."""
+    found = [row["difference"][level] for row in result["recipes"].values() for level in result["levels"]]
+    ends = [0.0, *(100 * end for one in found for end in one["interval"] or [one["mean"]])]
+    air = 0.05 * (max(ends) - min(ends)) or 1.0
+    return [min(ends) - air, max(ends) + air]
+
+
+def _level_marker(number: int, levels: int) -> dict[str, Any]:
+    """Dark for the leaf, lighter for coarser levels."""
+    from plotly.colors import sample_colorscale
+
+    above = levels - 1 - number
+    (colour,) = sample_colorscale("Viridis", 0.1 + 0.7 * above / max(1, levels - 1))
+    return {"color": colour, "symbol": LEVEL_SYMBOLS[above % len(LEVEL_SYMBOLS)], "size": 9}
+
+
+def _finish(figure: "Figure", title: str, notes: Sequence[str], labels: Sequence[str], height: int) -> "Figure":
+    """Title, notes below it and a legend at the bottom, each given the room that its text takes."""
+    text = textwrap.wrap(" ".join(filter(None, notes)), 190, break_long_words=False, break_on_hyphens=False)
+    entry = CHARACTER * max(map(len, labels)) + 10
+    columns = max(1, int((WIDTH - 100) // (entry + 45)))
+    top = 62 + TITLE_LINE * len(text) + (22 if figure.layout.annotations else 0)  # annotations: the titles of the panels
+    bottom = 70 + LEGEND_LINE * -(-len(labels) // columns)
+    total = height + top + bottom
+    heading = f'{title}<br><span style="font-size:13px">{"<br>".join(text)}</span>'
+    legend = {"orientation": "h", "traceorder": "normal", "entrywidth": entry, "x": 0, "y": 8 / total, "yref": "container"}
+    figure.update_layout(
+        template="plotly_white",
+        font={"family": "Arial, Helvetica, Liberation Sans, sans-serif", "size": 13, "color": "#333333"},
+        width=WIDTH,
+        height=total,
+        margin={"l": 75, "r": 25, "t": top, "b": bottom},
+        title={"text": heading, "font": {"size": 19}, "x": 0.02, "y": 1 - 32 / total, "yanchor": "top"},
+        hoverlabel={"namelength": -1},
+        showlegend=True,
+        legend=legend | {"yanchor": "bottom"},
+    )
+    figure.update_annotations(font={"size": 14})
+    figure.update_xaxes(title_font={"size": 13})
+    return figure.update_yaxes(title_font={"size": 13})
+
+
+# ---- files
+
+
+def _pages(drawn: "dict[str, Figure]") -> dict[str, bytes]:
+    """The html files and the one script they share."""
+    from plotly.offline import get_plotlyjs
+
+    options = {"include_plotlyjs": "directory", "config": {"displaylogo": False}}
+    pages = {f"{name}.html": figure.to_html(div_id=name, **options).encode() for name, figure in drawn.items()}
+    return pages | {"plotly.min.js": get_plotlyjs().encode()}
+
+
+def _images(drawn: "dict[str, Figure]", formats: Sequence[str]) -> tuple[dict[str, bytes], str | None]:
+    """The svg and png files, or none and why."""
+    if not formats:
+        return {}, None
+    from choreographer.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError, DevtoolsProtocolError
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # a notebook has an event loop in its own
+            return thread.submit(lambda: asyncio.run(_photograph(drawn, formats))).result(), None
+    except ChromeNotFoundError:
+        why = "none was found"
+    except (BrowserFailedError, BrowserClosedError, DevtoolsProtocolError, TimeoutError) as error:
+        why = f"the one found failed ({type(error).__name__})"
+    path = os.environ.get("BROWSER_PATH")
+    hint = f"BROWSER_PATH is {path}" if path else "the environment variable BROWSER_PATH can name one"
+    return {}, f"{' and '.join(formats)} need Chrome or Chromium: {why}; {hint}"
+
+
+async def _photograph(drawn: "dict[str, Figure]", formats: Sequence[str]) -> dict[str, bytes]:
+    """All images from one browser, since starting it takes seconds."""
+    from kaleido import Kaleido
+
+    async with Kaleido(path=os.environ.get("BROWSER_PATH"), mathjax=False) as browser:  # MathJax would be fetched from the network
+        return {
+            f"{name}.{suffix}": await browser.calc_fig(figure, {"format": suffix, "scale": 2 if suffix == "png" else 1})
+            for name, figure in drawn.items()
+            for suffix in formats
+        }
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    for name, content in files.items():
+        with atomic_file(folder / name) as scratch:
+            scratch.write_bytes(content)
+    return [folder / name for name in files]

@@ -1,0 +1,128 @@
+"""Train many runs, one after another in this process or several at once in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hiercnn.errors import CheckpointError, Interrupted, TrainingError, shorten
+from hiercnn.recipe import Recipe, Run, fit, to_yaml
+from hiercnn.train import StopRequest, stop_on_signals
+
+Tell = Callable[[str], None]
+
+ASKED_TO_STOP = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that is wanted: a recipe with its seed, and the folder that holds it."""
+
+    recipe: Recipe
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.path.name.removesuffix(f'-seed{self.recipe.seed}')}, seed {self.recipe.seed}"
+
+
+def finished_runs(jobs: Sequence[Job], *, processes: int, trust_imports: bool, tell: Tell) -> list[Run]:
+    """Finish every job that is not finished yet and return all runs, in order.
+
+    Args:
+        processes: Runs at once; 1 trains in this process. Several share the cores between them unless OMP_NUM_THREADS is set, and each
+            writes what it has to say to `train.log` in its run folder.
+        tell: Called with a line before and, of processes, after each run.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; every run has saved.
+        TrainingError: A process failed; what it said is in the message. The others were asked to save and stop.
+    """
+    ready = [job for job in jobs if Run(job.path).finished]  # first: those of another recipe are refused before anything is trained
+    runs = {job.path: _finished_run(job, trust_imports, tell) for job in ready}
+    missing = [job for job in jobs if job.path not in runs]
+    if processes > 1:
+        _in_processes(missing, processes, trust_imports, tell)
+        tell = _silence
+    runs |= {job.path: _finished_run(job, trust_imports, tell) for job in missing}
+    return [runs[job.path] for job in jobs]
+
+
+def _finished_run(job: Job, trust_imports: bool, tell: Tell) -> Run:
+    run = Run(job.path)
+    if run.finished:
+        tell(f"{job}: finished already, in {job.path}")
+    else:
+        tell(f"{job}{': resuming' if run.exists() else ''}")
+    try:
+        return fit(job.recipe, run_dir=job.path, resume=run.exists(), trust_imports=trust_imports)
+    except Interrupted as stop:
+        raise Interrupted(f"stopped in {job}; everything is saved in {job.path}. Go on with the same command", stop.signal) from None
+
+
+def _silence(text: str) -> None:
+    pass
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Tell) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // processes)
+    waiting, running, done = list(jobs), {}, 0
+    with tempfile.TemporaryDirectory() as scratch, stop_on_signals() as stop:
+        try:
+            while (waiting or running) and stop.signal is None:
+                while waiting and len(running) < processes:
+                    job = waiting.pop(0)
+                    tell(f"{job}{': resuming' if Run(job.path).exists() else ''}")
+                    running[_start(job, Path(scratch), threads, trust_imports)] = (job, time.monotonic())
+                time.sleep(0.1)
+                for process in [process for process in running if process.poll() is not None]:
+                    job, began = running.pop(process)
+                    done += 1
+                    _check(process, job, stop)
+                    if process.returncode == 0:
+                        tell(f"{job}: done in {time.monotonic() - began:.0f} s ({done} of {len(jobs)})")
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait()
+    if stop.signal is not None:
+        lost = [job for process, (job, _) in running.items() if process.returncode not in (0, -signal.SIGTERM, *ASKED_TO_STOP)]
+        saved = f"{shorten(lost)} failed (train.log in the run folder), the others have saved" if lost else "every run has saved"
+        raise Interrupted(f"stopped; {saved}. Go on with the same command", stop.signal)
+
+
+def _start(job: Job, scratch: Path, threads: int, trust_imports: bool) -> subprocess.Popen:
+    """`hiercnn train` of the job, deaf to the terminal's Ctrl-C: the parent passes its wish on, once."""
+    file = scratch / f"{job.path.name}.yaml"
+    recipe = job.recipe.model_copy(update={"logging": job.recipe.logging.model_copy(update={"display": "plain"})})
+    file.write_text(to_yaml(recipe), encoding="utf-8")
+    command = [sys.executable, "-m", "hiercnn", "train", str(file), "--run-dir", str(job.path), "--resume"]
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    try:
+        job.path.mkdir(parents=True, exist_ok=True)
+        log = open(job.path / "train.log", "ab")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise CheckpointError(f"cannot write to the run folder {job.path}: {error.strerror}; choose another with --out") from None
+    with log:
+        return subprocess.Popen(
+            command + ["--trust-imports"] * trust_imports, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+
+def _check(process: subprocess.Popen, job: Job, stop: StopRequest) -> None:
+    if process.returncode == 0:
+        return
+    if process.returncode in ASKED_TO_STOP:
+        stop.signal = process.returncode - 128
+        return
+    said = (job.path / "train.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
+    raise TrainingError(f"{job} failed (exit code {process.returncode}); the end of {job.path / 'train.log'}:\n" + "\n".join(said))

@@ -1,0 +1,148 @@
+"""Rewrite the tables of README.md and the page recipes/RESULTS.md from the measurements in tools/results, or check that they agree.
+
+    python tools/result_tables.py            rewrite both
+    python tools/result_tables.py --check    exit 1 if one is out of date
+
+`tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
+title, a paragraph or more. `tools/bench/step.csv` is what bench_step.py appends to. In the README a table stands between
+`<!-- table NAME -->` and `<!-- end -->`.
+"""
+
+import argparse
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from hiercnn.compare import budget_cells, cells, difference_cells, markdown_table, search_cells
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "tools" / "results"
+MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def read(name: str) -> dict[str, Any]:
+    """A committed compare.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def comparison(name: str) -> str:
+    """The main table of a compare.json, its conditions below."""
+    result = read(name)
+    return f"{markdown_table(cells(result))}\n\n{conditions(result)}"
+
+
+def conditions(result: dict[str, Any]) -> str:
+    """One sentence: what was measured, on what, with what."""
+    runs, where = result["recipes"][result["baseline"]]["runs"], result["environment"]
+    several, seeds = len(runs) > 1, ", ".join(str(run["seed"]) for run in runs)
+    commits = sorted({str(one["environment"]["git"]) for row in result["recipes"].values() for one in row["runs"]})
+    threads = sorted({one["environment"]["threads"] for row in result["recipes"].values() for one in row["runs"]})
+    counts = " or ".join(map(str, threads))
+    parts = [
+        f"{result['measured_on'].capitalize()} accuracy, mean ± sd over seed{'s' if several else ''} {seeds}",
+        f"paired difference{' with its 95 % t interval' if several else ''}",
+        f"{', '.join(f'{count:,} {split}' for split, count in result['splits'].items())} images, {result['epochs']} epochs",
+        f"{where['device']}, {counts} thread{'' if counts == '1' else 's'}, {where['precision']}",
+        ", ".join(f"{package} {where['versions'][package]}" for package in ("torch", "timm")),
+        f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}",
+    ]
+    return "; ".join(parts) + "."
+
+
+def step() -> str:
+    """The last row of each kind in tools/bench/step.csv."""
+    with open(ROOT / "tools" / "bench" / "step.csv", newline="", encoding="utf-8") as file:
+        rows = {row["what"]: row for row in csv.DictReader(file)}
+    lines = [["ratio", "median [quartiles]", "conditions"]]
+    for what, row in rows.items():
+        setting = (
+            f"{row['backbone']}, {row['size']} px, batch {row['batch']}, {row['rounds']} rounds, {row['device']}, {row['threads']} threads"
+        )
+        note = f"; {row['note']}" if row["note"] else ""
+        lines.append(
+            [what, f"{row['median']} [{row['q25']}, {row['q75']}]", f"{setting}, torch {row['torch']}, commit {row['commit']}{note}"]
+        )
+    return markdown_table(lines)
+
+
+def rewritten(readme: str) -> str:
+    """The README with every marked table made anew."""
+    return MARKED.sub(lambda match: match[1] + "\n" + (step() if match[2] == "step" else comparison(match[2])) + "\n\n" + match[3], readme)
+
+
+def results_page() -> str:
+    """Every experiment: what was asked, what came out, what was learned."""
+    parts = ["# Results", "Made by `python tools/result_tables.py` from tools/results; every experiment is here, failures included."]
+    for path in sorted(RESULTS.glob("*.json")):
+        result = read(path.stem)
+        parts += [path.with_suffix(".md").read_text(encoding="utf-8").strip(), configuration(result), markdown_table(cells(result))]
+        if len(result["recipes"]) > 1 and len(result["recipes"][result["baseline"]]["runs"]) > 1:
+            parts += [
+                "Paired differences with 95 % t intervals; accuracy in points, gap in nats:",
+                markdown_table(difference_cells(result)),
+            ]
+        if result.get("budgets"):
+            parts += ["Leaf accuracy with complete schedules of a share of the epochs E:", markdown_table(budget_cells(result))]
+        if result.get("search"):
+            parts += ["Equal tuning, on val:", markdown_table(search_cells(result))]
+        parts.append(conditions(result))
+    return "\n\n".join(parts) + "\n"
+
+
+def configuration(result: dict[str, Any]) -> str:
+    """What all recipes of a comparison share, and what each changes."""
+    base = result["recipes"][result["baseline"]]["recipe"]
+    data = {key: base["data"].get(key) for key in ("image_size", "per_class", "imbalance", "label_noise", "coarse_labels")}
+    said = ", ".join(f"{key} {_inline(value)}" for key, value in data.items() if value is not None)
+    optim = (
+        f"{base['optim']['name']}, lr {base['optim']['lr']:g}, weight decay {base['optim']['weight_decay']:g}, {base['schedule']['name']}"
+    )
+    lines = [f"`{base['model']['backbone']}`, {base['data']['name']} ({said}), batch {base['data']['batch_size']}, {optim}."]
+    for name, row in result["recipes"].items():
+        if name != result["baseline"]:
+            lines.append(f"- {name}: {', '.join(_change(row['recipe'], key) for key in row['differs_in']) or 'the same'}")
+    return "\n".join(lines)
+
+
+def _change(recipe: dict[str, Any], key: str) -> str:
+    value: Any = recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if key == "model.heads":
+        return "heads " + " + ".join(_head(head) for head in value)
+    return f"{key} {_inline(value)}"
+
+
+def _head(head: dict[str, Any]) -> str:
+    kept = {key: head[key] for key in ("random", "stop_gradient", "feed_forward", "distill", "conv_blocks") if head.get(key)}
+    return f"{_inline(head['cut'])} at {head['stage']}, weight {_inline(head['weight'])}" + "".join(
+        f", {key} {_inline(v)}" for key, v in kept.items()
+    )
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_inline(item)}" for key, item in value.items() if item is not None and item is not False) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is out of date")
+    check = parser.parse_args().check
+    readme, page = ROOT / "README.md", ROOT / "recipes" / "RESULTS.md"
+    wanted = {readme: rewritten(readme.read_text(encoding="utf-8")), page: results_page()}
+    for path, text in wanted.items():
+        if check and (not path.exists() or path.read_text(encoding="utf-8") != text):
+            sys.exit(f"{path.relative_to(ROOT)} is out of date; run python tools/result_tables.py")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
