@@ -52,7 +52,11 @@ def test_the_recipe_example_is_valid():
     raw = load_recipe("cifar100/flat").plain() | {"name": shown["name"], "epochs": 20}
     raw["model"]["heads"] = shown["model"]["heads"]
     assert len(load_recipe(raw).model.heads) == 3
-    assert all("data:" in fragment for fragment in fragments)
+    for line in "".join(fragments).splitlines():
+        (section,) = yaml.safe_load(line)
+        assert section in Recipe.model_fields
+    (search,) = (line for line in "".join(fragments).splitlines() if line.startswith("search:"))
+    assert load_recipe(raw | yaml.safe_load(search)).search.trials == 8
 
 
 def test_the_table_of_keys_knows_every_section():

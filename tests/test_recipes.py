@@ -7,26 +7,34 @@ import pytest
 
 from hiercnn.hierarchy import builtin
 from hiercnn.recipe import Recipe, load_recipe, recipes_folder, shipped_recipes
+from hiercnn.train import weight_at
 
 HEADS, LOSS, CLASSIFIER = "model.heads", "loss", "model.classifier"
 FINE_ONLY = {"data.coarse_labels.drop", "epochs", "schedule.warmup_epochs", "eval.every"}
-CONTROLS = {"branches": {HEADS}, "deep_supervision": {HEADS}, "late_head": {HEADS}, "level_nll": {LOSS}, "random_groups": {LOSS}}
+
+SETTINGS = ("partly_coarse", "few_images", "noisy_labels")  # of the labels of CIFAR-100
 
 # {recipe: what it changes of the flat.yaml beside it}
 TWINS = {
     "quickstart/branches": {HEADS},
+    "quickstart/fine_only": FINE_ONLY,
     "grocery/branches": {HEADS},
     "cifar100/branches": {HEADS},
     "cifar100/deep_supervision": {HEADS},
     "cifar100/random_groups": {HEADS},
     "cifar100/late_head": {HEADS},
+    "cifar100/distill": {HEADS},
+    "cifar100/feed_forward": {HEADS},
+    "cifar100/curriculum": {HEADS, "loss.weight"},
     "cifar100/level_nll": {LOSS},
     "cifar100/soft_labels": {LOSS},
     "cifar100/path_sum": {CLASSIFIER},
-    **{f"{folder}/{name}": changes for folder in ("partly_coarse", "few_images", "noisy_labels") for name, changes in CONTROLS.items()},
-    "partly_coarse/level_nll_branches": {HEADS, LOSS},
+    **{f"{folder}/{name}": {HEADS} for folder in SETTINGS for name in ("branches", "deep_supervision", "late_head")},
+    **{f"{folder}/level_nll": {LOSS} for folder in SETTINGS},
+    "partly_coarse/random_groups": {HEADS},
     "partly_coarse/fine_only": FINE_ONLY,
-    "quickstart/fine_only": FINE_ONLY,
+    "few_images/random_groups": {LOSS},
+    "noisy_labels/random_groups": {LOSS},
 }
 
 
@@ -39,8 +47,9 @@ def plain(name: str) -> dict:
 
 
 def changes(one: dict, other: dict, path: str = "") -> set[str]:
-    """Dotted keys at which two recipes differ; the whole loss counts as one, as its options depend on its name."""
-    if not (isinstance(one, dict) and isinstance(other, dict)) or path == LOSS:
+    """Dotted keys at which two recipes differ; another loss counts as one, as its options are others."""
+    whole = path == LOSS and one["name"] != other["name"]
+    if whole or not (isinstance(one, dict) and isinstance(other, dict)):
         return {path} if one != other else set()
     return {key for name in one.keys() | other.keys() for key in changes(one.get(name), other.get(name), f"{path}.{name}".lstrip("."))}
 
@@ -64,7 +73,7 @@ def test_every_recipe_is_valid_and_complete(name):
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_opens_with_what_it_is_needs_takes_and_gives(name):
     lines = header(name)
-    assert re.match(r"(Control \"[a-z ]+\"|[A-Z][A-Za-z ]+): .{20}", lines[0])  # what it is
+    assert re.match(r"(Control \"[a-z ]+\"|[A-Z][A-Za-z, ]+): .{20}", lines[0])  # what it is
     text = "\n".join(lines)
     assert re.search(r"^Needs (what flat\.yaml needs|nothing|CIFAR-100 in data/cifar100|the data set in data/grocery)", text, re.MULTILINE)
     assert re.search(r"\bTakes (about )?(\d+ minutes on|a minute on|as long\b)", text)
@@ -90,35 +99,46 @@ def test_every_recipe_belongs_to_a_pair_of_twins():
     assert {*TWINS, *(flat_of(name) for name in TWINS)} == set(shipped_recipes())
 
 
-@pytest.mark.parametrize("folder", ["cifar100", "partly_coarse", "few_images", "noisy_labels"])
-def test_controls_of_branches_put_the_same_weights_on_heads_of_the_same_sizes(folder):
-    branches, deep = (load_recipe(f"{folder}/{name}").model.heads for name in ("branches", "deep_supervision"))
-    assert [(head.stage, head.weight) for head in deep] == [(head.stage, head.weight) for head in branches]
-    assert [head.cut for head in branches] == [8, 20]
-    assert {head.cut for head in deep} == {"leaf"}
+def heads(name: str, *keys: str) -> list[tuple]:
+    """These settings of each head of a recipe."""
+    return [tuple(getattr(head, key) for key in keys) for head in load_recipe(name).model.heads]
 
 
-def test_controls_of_cifar100_move_or_shuffle_the_heads_of_branches():
-    heads = {name: load_recipe(f"cifar100/{name}").model.heads for name in ("branches", "random_groups", "late_head")}
-    weights = {name: [head.weight for head in listed] for name, listed in heads.items()}
-    assert all(listed == weights["branches"] for listed in weights.values())
-    assert [h.stage for h in heads["branches"]] == [h.stage for h in heads["random_groups"]]
-    assert [h.cut for h in heads["branches"]] == [h.cut for h in heads["random_groups"]] == [h.cut for h in heads["late_head"]]
-    assert [h.random for h in heads["random_groups"]] == [True, True]
+@pytest.mark.parametrize("folder", ["cifar100", *SETTINGS])
+def test_deep_supervision_puts_the_leaf_on_the_stages_of_branches(folder):
+    branches, deep = f"{folder}/branches", f"{folder}/deep_supervision"
+    assert heads(deep, "stage", "weight") == heads(branches, "stage", "weight")
+    assert heads(branches, "cut", "random") == [(8, False), (20, False)]
+    assert heads(deep, "cut", "random") == [("leaf", False)] * 2
 
 
-@pytest.mark.parametrize("folder", ["partly_coarse", "few_images", "noisy_labels"])
-def test_random_groups_control_the_levels_of_level_nll(folder):
+@pytest.mark.parametrize("folder", ["cifar100", "partly_coarse"])
+def test_controls_of_branches_move_or_shuffle_its_heads_and_nothing_else(folder):
+    branches, shuffled, late = (f"{folder}/{name}" for name in ("branches", "random_groups", "late_head"))
+    assert heads(shuffled, "stage", "cut", "weight") == heads(branches, "stage", "cut", "weight")
+    assert heads(shuffled, "random") == [(True,)] * 2
+    assert heads(late, "cut", "weight", "random") == heads(branches, "cut", "weight", "random")
+    assert heads(late, "stage") == [("late",)] * 2
+
+
+@pytest.mark.parametrize("folder", ["few_images", "noisy_labels"])
+def test_random_groups_shuffle_the_levels_of_level_nll(folder):
     real, shuffled = (plain(f"{folder}/{name}")["loss"] for name in ("level_nll", "random_groups"))
     assert [level["random"] for level in real["levels"]] == [False]
     assert [level | {"random": True} for level in real["levels"]] == shuffled["levels"]
     assert real | {"levels": []} == shuffled | {"levels": []}
 
 
-def test_level_nll_with_branches_is_both():
-    both = plain("partly_coarse/level_nll_branches")
-    assert both["loss"] == plain("partly_coarse/level_nll")["loss"]
-    assert both["model"] == plain("partly_coarse/branches")["model"]
+def test_distilled_heads_are_those_of_branches():
+    assert heads("cifar100/distill", "stage", "cut", "weight") == heads("cifar100/branches", "stage", "cut", "weight")
+    assert heads("cifar100/distill", "distill") == [(0.5,)] * 2
+
+
+def test_curriculum_shares_out_one_weight():
+    recipe = load_recipe("cifar100/curriculum")
+    parts = [recipe.loss.weight, *(head.weight for head in recipe.model.heads)]
+    assert [sum(weight_at(part, epoch) for part in parts) for epoch in range(recipe.epochs)] == pytest.approx([1.0] * recipe.epochs)
+    assert [weight_at(part, recipe.epochs - 1) for part in parts] == [1.0, 0, 0]
 
 
 def steps(recipe: Recipe) -> int:

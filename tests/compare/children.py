@@ -48,7 +48,7 @@ class Odd(CrossEntropy):
             await_true(Path(self.nan_after).exists)
             return {name: term * float("nan") for name, term in terms.items()}
         if self.calls > BATCHES and self.wait_while is not None:
-            await_true(lambda: not Path(self.wait_while).exists() or _asked_to_stop())
+            await_true(lambda: not Path(self.wait_while).exists() or _asked_to_stop(), seconds=120)
         if self.calls == BATCHES + 2 and self.stops:
             os.kill(os.getpid(), signal.SIGTERM)
         return terms

@@ -106,6 +106,12 @@ def test_a_third_seed_trains_only_that(result, out, tmp_path):
     assert {path: time for path, time in files(tmp_path).items() if path in before} == before
 
 
+def test_seeds_are_counted_from_the_recipes_own(tmp_path):
+    result = compare([tiny("seed=5", "epochs=1")], seeds=2, out=tmp_path)
+    assert [(one["path"], one["seed"]) for one in result["recipes"]["flat"]["runs"]] == [("flat-seed5", 5), ("flat-seed6", 6)]
+    assert Run(tmp_path / "flat-seed6").recipe.seed == 6
+
+
 def test_an_unfinished_run_is_resumed(tmp_path):
     def stop(epoch, batch):
         if (epoch, batch) == (2, 2):

@@ -171,9 +171,10 @@ def test_processes_search_alike(result, tmp_path, forked):
 
 
 def test_stopping_in_a_trial(tmp_path):
-    recipe, told = searching(odd(stop=True), trials=2, space={"optim.lr": [0.1]}), []
+    recipe, told = searching(odd("seed=3", stop=True), trials=2, space={"optim.lr": [0.1]}), []
+    seed = SEARCH_SEED + 3
     compare_it = lambda: compare([recipe], out=tmp_path, trust_imports=True, tell=told.append)  # noqa: E731
-    message = f"stopped in flat-trial0, seed {SEARCH_SEED}; everything is saved in .*flat-trial0. Go on with the same command$"
+    message = f"stopped in flat-trial0, seed {seed}; everything is saved in .*flat-trial0. Go on with the same command$"
     with pytest.raises(Interrupted, match=message) as caught:
         compare_it()
     assert caught.value.signal == signal.SIGTERM
@@ -182,9 +183,9 @@ def test_stopping_in_a_trial(tmp_path):
     assert told == [
         f"flat-trial{end}"
         for end in (
-            f"0, seed {SEARCH_SEED}",
-            f"0, seed {SEARCH_SEED}: resuming",
-            f"1, seed {SEARCH_SEED}",
+            f"0, seed {seed}",
+            f"0, seed {seed}: resuming",
+            f"1, seed {seed}",
         )
     ]
 

@@ -78,16 +78,16 @@ def test_gap_of_curves_that_do_not_meet(runs):
 
 
 def test_area_and_target_of_a_run(runs):
-    for run in runs["flat"]:
-        set_curve(run, (1, 1, 0.1), (1, 1, 0.2), (1, 1, 0.4), (1, 1, 0.3))  # medians of three 0.2, 0.3
-    set_curve(runs["branches"][0], (1, 1, 0.5), (1, 1, 0.3), (1, 1, 0.3), (1, 1, 0.3))
-    set_curve(runs["branches"][1], (1, 1, 0.1), (1, 1, 0.2), (1, 1, 0.5), (1, 1, 0.6))
+    set_curve(runs["flat"][0], (1, 1, 0.1), (1, 1, 0.2), (1, 1, 0.4), (1, 1, 0.3))  # medians of three 0.2, 0.3
+    set_curve(runs["flat"][1], (1, 1, 0.1), (1, 1, 0.2), (1, 1, 0.4), (1, 1, 0.5))  # 0.2, 0.4
+    set_curve(runs["branches"][0], (1, 1, 0.5), (1, 1, 0.3), (1, 1, 0.3), (1, 1, 0.3))  # 0.3, 0.3
+    set_curve(runs["branches"][1], (1, 1, 0.1), (1, 1, 0.3), (1, 1, 0.5), (1, 1, 0.6))  # 0.3, 0.5
     result = summarise(runs, [FLAT, HEADS])
     assert result["convergence"] == "anytime"
     flat, branches = result["recipes"]["flat"], result["recipes"]["branches"]
-    assert [one["auc"] for one in flat["runs"]] == [pytest.approx((0.15 + 0.3 + 0.35) / 3)] * 2
-    assert branches["auc"]["mean"] == pytest.approx(((0.4 + 0.3 + 0.3) / 3 + (0.15 + 0.35 + 0.55) / 3) / 2)
-    assert [one["target"] for one in flat["runs"] + branches["runs"]] == [0.3] * 4
+    assert [one["auc"] for one in flat["runs"]] == pytest.approx([(0.15 + 0.3 + 0.35) / 3, (0.15 + 0.3 + 0.45) / 3])
+    assert branches["auc"]["mean"] == pytest.approx(((0.4 + 0.3 + 0.3) / 3 + (0.2 + 0.4 + 0.55) / 3) / 2)
+    assert [one["target"] for one in flat["runs"] + branches["runs"]] == [0.3, 0.4, 0.3, 0.4]  # each pair has its own
     assert [one["epochs_to_target"] for one in branches["runs"]] == [3, 4]
     assert branches["epochs_to_target"] == 3.5
     set_curve(runs["branches"][1], *[(1, 1, 0.2)] * 4)

@@ -1,0 +1,40 @@
+"""The scripts under tools/ that read finished runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from train.tiny import BRANCHES, tiny
+
+from hiercnn import fit
+
+ROOT = Path(__file__).parents[1]
+
+
+def class_differences(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/class_differences.py", *map(str, arguments), "--groups", "9"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    recipes = {"flat": tiny("epochs=1"), "branches": tiny("epochs=1", BRANCHES, "name=branches"), "other": tiny("epochs=1", "seed=1")}
+    return {name: fit(recipe, run_dir=folder / name) for name, recipe in recipes.items()}
+
+
+def test_class_differences_of_groups_average_to_the_difference_in_accuracy(runs):
+    shown = class_differences(runs["flat"].path, "--with", runs["branches"].path)
+    assert shown.returncode == 0, shown.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.stdout.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 9
+    accuracies = [run.end["test"]["accuracy"] for run in (runs["branches"], runs["flat"])]
+    for column, level in ((1, "9 groups"), (2, "leaf")):  # the groups are of one size, so their mean is that of the images
+        assert sum(float(row[column]) for row in rows) / 9 == pytest.approx(100 * (accuracies[0][level] - accuracies[1][level]), abs=0.05)
+
+
+def test_class_differences_want_pairs(runs):
+    shown = class_differences(runs["flat"].path, "--with", runs["other"].path)
+    assert shown.returncode == 2
+    assert "are no pair: another seed" in shown.stderr
