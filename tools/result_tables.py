@@ -2,6 +2,7 @@
 
     python tools/result_tables.py            rewrite both
     python tools/result_tables.py --check    exit 1 if one is out of date
+    python tools/result_tables.py --figures  also draw the pictures beside the measurements (needs Chrome or Chromium)
 
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
 title, a paragraph or more. `tools/bench/step.csv` is what bench_step.py appends to. In the README a table stands between
@@ -16,10 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hiercnn.compare import budget_cells, cells, difference_cells, markdown_table, search_cells
+from hiercnn.compare import budget_cells, cells, difference_cells, figures, markdown_table, search_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tools" / "results"
+PICTURES = {"differences": "Paired differences", "steps": "Accuracy from level to level"}  # those that the page shows, by name
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -88,8 +90,20 @@ def results_page() -> str:
             parts += ["Leaf accuracy with complete schedules of a share of the epochs E:", markdown_table(budget_cells(result))]
         if result.get("search"):
             parts += ["Equal tuning, on val:", markdown_table(search_cells(result))]
+        pictures = {key: RESULTS / f"{path.stem}-{key}.svg" for key in PICTURES}
+        parts += [f"![{PICTURES[key]}](../tools/results/{file.name})" for key, file in pictures.items() if file.exists()]
         parts.append(conditions(result))
     return "\n\n".join(parts) + "\n"
+
+
+def draw() -> None:
+    """Draw the pictures of every comparison of several seeds."""
+    for path in sorted(RESULTS.glob("*.json")):
+        result = read(path.stem)
+        if len(result["recipes"][result["baseline"]]["runs"]) > 1:
+            drawn = figures(result)
+            for key in PICTURES:
+                drawn[key].write_image(RESULTS / f"{path.stem}-{key}.svg")
 
 
 def configuration(result: dict[str, Any]) -> str:
@@ -134,7 +148,11 @@ def _inline(value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is out of date")
-    check = parser.parse_args().check
+    parser.add_argument("--figures", action="store_true", help="also draw the pictures; needs Chrome or Chromium")
+    arguments = parser.parse_args()
+    if arguments.figures:
+        draw()
+    check = arguments.check
     readme, page = ROOT / "README.md", ROOT / "recipes" / "RESULTS.md"
     wanted = {readme: rewritten(readme.read_text(encoding="utf-8")), page: results_page()}
     for path, text in wanted.items():

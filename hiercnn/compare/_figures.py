@@ -185,10 +185,10 @@ def _steps(result: dict[str, Any]) -> "Figure":
         for name, look in looks.items():
             accuracies = [run["accuracy"] for run in result["recipes"][name]["runs"]]
             step = spread([100 * one[level] / (1 if coarser is None else max(one[coarser], 1e-9)) for one in accuracies])
-            bars = None if step["sd"] is None else {"array": [step["sd"]], "thickness": 1.5, "width": 4}
-            bar = {"marker": {"color": look.colour}, "name": look.label, "legendgroup": look.name, "showlegend": number == 0}
-            figure.add_bar(x=[look.label], y=[step["mean"]], error_y=bars, hovertemplate="%{y:.1f} %", **bar, row=1, col=number + 1)
-    figure.update_xaxes(showticklabels=False)
+            bars = None if step["sd"] is None else {"array": [step["sd"]], "thickness": 1.5, "width": 6}
+            point = {"x": [look.label], "y": [step["mean"]], "error_y": bars, "hovertemplate": "%{y:.1f} %", "marker_size": 10}
+            figure.add_scatter(**look.trace | {"mode": "markers"}, **point, showlegend=number == 0, row=1, col=number + 1)
+    figure.update_xaxes(showticklabels=False, range=[-0.6, len(looks) - 0.4])
     figure.update_yaxes(title_text=f"{result['measured_on']} accuracy in %", col=1)
     notes = [
         "Accuracy at a level among the images that are right at the level to its left; the product of all panels is the leaf accuracy.",

@@ -30,10 +30,11 @@ class Job:
         return f"{self.path.name.removesuffix(f'-seed{self.recipe.seed}')}, seed {self.recipe.seed}"
 
 
-def finished_runs(jobs: Sequence[Job], *, processes: int, trust_imports: bool, tell: Tell) -> list[Run]:
+def finished_runs(jobs: Sequence[Job], *, processes: int, trust_imports: bool, tell: Tell, may_fail: bool = False) -> list[Run]:
     """Finish every job that is not finished yet and return all runs, in order.
 
     Args:
+        may_fail: Return runs whose loss was not finite (`run.failed`) as they are, instead of raising.
         processes: Runs at once; 1 trains in this process. Several share the cores between them unless OMP_NUM_THREADS is set, and each
             writes what it has to say to `train.log` in its run folder.
         tell: Called with a line before and, of processes, after each run.
@@ -42,17 +43,19 @@ def finished_runs(jobs: Sequence[Job], *, processes: int, trust_imports: bool, t
         Interrupted: Ctrl-C or SIGTERM; every run has saved.
         TrainingError: A process failed; what it said is in the message. The others were asked to save and stop.
     """
+    given_up = {job.path: Run(job.path) for job in jobs if may_fail and Run(job.path).failed}
     ready = [job for job in jobs if Run(job.path).finished]  # first: those of another recipe are refused before anything is trained
-    runs = {job.path: _finished_run(job, trust_imports, tell) for job in ready}
+    runs = given_up | {job.path: _finished_run(job, trust_imports, tell, may_fail) for job in ready}
     missing = [job for job in jobs if job.path not in runs]
     if processes > 1:
-        _in_processes(missing, processes, trust_imports, tell)
-        tell = _silence
-    runs |= {job.path: _finished_run(job, trust_imports, tell) for job in missing}
+        _in_processes(missing, processes, trust_imports, tell, may_fail)
+        runs |= {job.path: Run(job.path) for job in missing if may_fail and Run(job.path).failed}
+        missing, tell = [job for job in missing if job.path not in runs], _silence
+    runs |= {job.path: _finished_run(job, trust_imports, tell, may_fail) for job in missing}
     return [runs[job.path] for job in jobs]
 
 
-def _finished_run(job: Job, trust_imports: bool, tell: Tell) -> Run:
+def _finished_run(job: Job, trust_imports: bool, tell: Tell, may_fail: bool) -> Run:
     run = Run(job.path)
     if run.finished:
         tell(f"{job}: finished already, in {job.path}")
@@ -62,6 +65,11 @@ def _finished_run(job: Job, trust_imports: bool, tell: Tell) -> Run:
         return fit(job.recipe, run_dir=job.path, resume=run.exists(), trust_imports=trust_imports)
     except Interrupted as stop:
         raise Interrupted(f"stopped in {job}; everything is saved in {job.path}. Go on with the same command", stop.signal) from None
+    except TrainingError as error:
+        if not (may_fail and run.failed):
+            raise
+        tell(f"{job}: given up, {str(error).splitlines()[0]}")
+        return run
 
 
 def _silence(text: str) -> None:
@@ -71,7 +79,7 @@ def _silence(text: str) -> None:
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
-def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Tell) -> None:
+def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Tell, may_fail: bool) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // processes)
     waiting, running, done = list(jobs), {}, 0
@@ -86,6 +94,9 @@ def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Te
                 for process in [process for process in running if process.poll() is not None]:
                     job, began = running.pop(process)
                     done += 1
+                    if may_fail and process.returncode != 0 and Run(job.path).failed:
+                        tell(f"{job}: given up, its loss was not finite ({done} of {len(jobs)})")
+                        continue
                     _check(process, job, stop)
                     if process.returncode == 0:
                         tell(f"{job}: done in {time.monotonic() - began:.0f} s ({done} of {len(jobs)})")

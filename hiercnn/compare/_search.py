@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from hiercnn.compare._runs import Job, Tell, finished_runs
-from hiercnn.errors import RecipeError
+from hiercnn.errors import RecipeError, TrainingError
 from hiercnn.recipe import Recipe, load_recipe
 
-SEARCH_SEED = 10_000  # added to the recipe's seed: no compared run shares images or weights with a trial
+SEARCH_SEED = 10_000  # added to the recipe's seed: no compared run shares its weights, order and (unless data.seed says so) images
 
 
 def check_equal_search(recipes: Sequence[Recipe]) -> None:
@@ -25,27 +25,33 @@ def tuned(
     """Run every recipe's trials in `out/search` and return the recipes with the values that were best on val, and a record of it.
 
     Trial 0 has the recipe's own values; the others have values that optuna draws from the space, the same for every recipe. A trial is
-    scored by its last val leaf accuracy; test is not read.
+    scored by its last val leaf accuracy, one whose loss is not finite is never chosen; test is not read.
 
     Raises:
         RecipeError: The space has keys or values that a recipe does not take.
+        TrainingError: No trial of a recipe has a finite loss.
     """
     if recipes[0].search is None:
         return list(recipes), None
     candidates = draw_candidates(recipes[0])
     trials = {recipe.name: [_trial(recipe, values, trust_imports) for values in candidates] for recipe in recipes}
     jobs = [Job(trial, out / "search" / f"{name}-trial{i}") for name, listed in trials.items() for i, trial in enumerate(listed)]
-    runs = {run.path: run for run in finished_runs(jobs, processes=processes, trust_imports=trust_imports, tell=tell)}
+    finished = finished_runs(jobs, processes=processes, trust_imports=trust_imports, tell=tell, may_fail=True)
+    runs = {run.path: run for run in finished}
     record, chosen = {}, []
     for recipe in recipes:
-        ends = [runs[out / "search" / f"{recipe.name}-trial{i}"].end for i in range(len(candidates))]
-        scores = [end["val"]["accuracy"]["leaf"] for end in ends]
-        best = max(range(len(scores)), key=scores.__getitem__)
+        ends = [runs[out / "search" / f"{recipe.name}-trial{i}"].end for i in range(len(candidates))]  # None: its loss was not finite
+        scores = [None if end is None else end["val"]["accuracy"]["leaf"] for end in ends]
+        if all(score is None for score in scores):
+            raise TrainingError(
+                f"search: no trial of {recipe.name} has a finite loss; lower the rates in search.space, or set optim.clip_norm=1"
+            )
+        best = max((i for i, score in enumerate(scores) if score is not None), key=scores.__getitem__)
         record[recipe.name] = {
             "trials": [{"values": values, "val": score} for values, score in zip(candidates, scores, strict=True)],
             "chosen": best,
-            "seconds": sum(end["seconds"]["train"] for end in ends),
-            "images": sum(end["images"] for end in ends),
+            "seconds": sum(end["seconds"]["train"] for end in ends if end),
+            "images": sum(end["images"] for end in ends if end),
         }
         chosen.append(_with_values(recipe, candidates[best], trust_imports))
     return chosen, record

@@ -74,18 +74,14 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def search_cells(result: dict[str, Any]) -> Cells:
-    """The trials of the search: a row a candidate, a column a recipe, the chosen one marked."""
+    """The trials of the search: a row a candidate, a column a recipe, the chosen one marked; then what they cost."""
     names = list(result["search"])
-    trials = result["search"][names[0]]["trials"]
     rows = []
-    for number, trial in enumerate(trials):
+    for number, trial in enumerate(result["search"][names[0]]["trials"]):
         values = ", ".join(f"{key} {_value(value)}" for key, value in trial["values"].items()) or "the recipe's own values"
-        scores = [
-            f"{100 * record['trials'][number]['val']:.1f}{' ← chosen' if record['chosen'] == number else ''}"
-            for record in result["search"].values()
-        ]
-        rows.append([values, *scores])
-    return [["candidate", *names], *rows]
+        rows.append([values, *(_score(record, number) for record in result["search"].values())])
+    cost = [f"{record['images']:,} images, {record['seconds']:.0f} s" for record in result["search"].values()]
+    return [["candidate", *names], *rows, ["cost of all trials", *cost]]
 
 
 def csv_text(result: dict[str, Any]) -> str:
@@ -203,6 +199,12 @@ def _interval(difference: dict[str, Any] | None, scale: float, digits: int) -> s
 
 def _epochs(row: dict[str, Any]) -> str:
     return f"> {row['epochs']}" if row["epochs_to_target"] is None else f"{row['epochs_to_target']:g}"
+
+
+def _score(record: dict[str, Any], number: int) -> str:
+    val = record["trials"][number]["val"]
+    score = "not finite" if val is None else f"{100 * val:.1f}"
+    return f"{score} ← chosen" if record["chosen"] == number else score
 
 
 def _value(value: object) -> str:

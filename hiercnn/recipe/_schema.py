@@ -134,7 +134,7 @@ class SearchSettings(Settings):
 
     trials: Annotated[int, Field(ge=1)]
     space: Annotated[dict[str, SearchValues], Field(min_length=1)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class Recipe(RunSettings):

@@ -153,6 +153,11 @@ class RunFolder:
     def finished(self) -> bool:
         return self.exists() and self.end is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether training ended because its loss was not finite."""
+        return self.exists() and self.events[-1:] != [] and self.events[-1]["event"] == "failed"
+
     @cached_property
     def hierarchy(self) -> Hierarchy:
         return read_hierarchy(self.hierarchy_file)

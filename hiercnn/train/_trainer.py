@@ -297,13 +297,13 @@ class Trainer:
     def _fail_at(self, number: int, value: float, indices: Tensor) -> None:
         step = self.progress.epoch * len(self.train_loader) + number + 1
         ids = self.train_loader.ids(indices)
-        self.run.log({"event": "failed", "epoch": self.progress.epoch + 1, "batch": number + 1, "loss": str(value), "ids": ids})
+        facts = {"batch": number + 1, "loss": str(value), "ids": ids}
         images = f"Its images: {shorten(ids, limit=16)}; all of them stand in the last line of {self.run.metrics_file}.\n"
-        self._fail(
-            f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1})", self.progress.epoch, images
-        )
+        what = f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1})"
+        self._fail(what, self.progress.epoch, images, **facts)
 
-    def _fail(self, what: str, epochs_done: int, images: str = "") -> None:
+    def _fail(self, what: str, epochs_done: int, images: str = "", **facts: object) -> None:
+        self.run.log({"event": "failed", "epoch": epochs_done + 1, "reason": what, **facts})
         kept = self.run.checkpoints / "state.pt"
         good = f"last good checkpoint: {kept}, after epoch {epochs_done}" if kept.exists() else "no checkpoint was saved yet"
         advice = "Try a lower optim.lr, optim.clip_norm=1, or train.precision=float32, in a new --run-dir."

@@ -224,7 +224,7 @@ def test_one_level_has_no_steps():
 
 
 def test_one_recipe_alone_has_no_differences():
-    assert list(figures(comparison(names=("flat",)))) == ["accuracy-by-epoch", "accuracy-by-seconds", "gap"]
+    assert list(figures(comparison(names=("flat",)))) == ["accuracy-by-epoch", "accuracy-by-seconds", "gap", "steps"]
 
 
 @pytest.mark.parametrize("absent", [{}, {"budgets": None}])
@@ -250,6 +250,7 @@ def test_names_are_shown_as_they_are_called_and_never_as_html():
     for row in result["recipes"].values():
         row["difference"]["<i>3"] = row["difference"].pop("3 groups")
         for one in row["runs"]:
+            one["accuracy"] = one["accuracy"] | {"<i>3": 0.5}
             one["curve"] = [point | {"val": point["val"] | {"<i>3": 0.5}} for point in one["curve"]]
     drawn = figures(result)
     assert [trace.name for trace in lines(drawn["accuracy-by-epoch"])] == ["a&lt;b&gt;x", "y&lt;/b&gt;&amp;amp;"]
@@ -296,7 +297,15 @@ def test_drawing_leaves_the_result_alone():
 def test_pages_need_no_network(tmp_path):
     saved = save_figures(with_budgets(comparison()), tmp_path / "new" / "figures", ["html"])
     assert saved.left_out is None
-    names = {"accuracy-by-epoch.html", "accuracy-by-seconds.html", "gap.html", "differences.html", "budgets.html", "plotly.min.js"}
+    names = {
+        "accuracy-by-epoch.html",
+        "accuracy-by-seconds.html",
+        "gap.html",
+        "steps.html",
+        "differences.html",
+        "budgets.html",
+        "plotly.min.js",
+    }
     assert {path.name for path in saved.paths} == {path.name for path in (tmp_path / "new" / "figures").iterdir()} == names
     page = (tmp_path / "new" / "figures" / "gap.html").read_text(encoding="utf-8")
     assert 'src="plotly.min.js"' in page
@@ -343,7 +352,7 @@ def test_images(tmp_path):
     saved = save_figures(comparison(names=("flat", "a<b>x")), tmp_path, ("svg", "png"))
     assert saved.left_out is None
     assert {path.name for path in saved.paths} == {path.name for path in tmp_path.iterdir()}
-    assert len(saved.paths) == 2 * 4
+    assert len(saved.paths) == 2 * 5
     png = (tmp_path / "gap.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(png[16:20], "big") == 2 * WIDTH

@@ -12,7 +12,7 @@ import hiercnn.compare._runs as module
 from hiercnn import Run, fit
 from hiercnn.compare import compare
 from hiercnn.compare._search import SEARCH_SEED, draw_candidates
-from hiercnn.errors import Interrupted, RecipeError
+from hiercnn.errors import Interrupted, RecipeError, TrainingError
 from hiercnn.recipe import Recipe, load_recipe
 
 SPACE = {"optim.lr": {"low": 0.001, "high": 0.3, "log": True}, "loss.label_smoothing": [0.0, 0.1]}
@@ -168,6 +168,30 @@ def test_processes_search_alike(result, tmp_path, forked):
     assert comparable(again["search"]["flat"]) == comparable(result["search"]["flat"])
     assert comparable(again["recipes"]["flat"]["runs"][0]) == comparable(result["recipes"]["flat"]["runs"][0])
     assert len(forked.started) == 3 + 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_trial_that_diverges_is_given_up_and_never_chosen(tmp_path, forked, jobs):
+    recipe, told = searching(tiny(), trials=2, space={"optim.lr": [1e30]}), []
+    result = compare([recipe], out=tmp_path, jobs=jobs, tell=told.append)
+    (own, diverged), record = result["search"]["flat"]["trials"], result["search"]["flat"]
+    assert (own["val"] > 0, diverged["val"], record["chosen"]) == (True, None, 0)
+    assert any(line.startswith(f"flat-trial1, seed {SEARCH_SEED}: given up") for line in told)
+    assert record["images"] == Run(tmp_path / "search" / "flat-trial0").end["images"]
+    before = Run(tmp_path / "search" / "flat-trial1").events
+    assert comparable(compare([recipe], out=tmp_path, jobs=jobs)) == comparable(result)
+    assert Run(tmp_path / "search" / "flat-trial1").events == before  # not tried again
+
+
+def test_trials_that_all_diverge(tmp_path):
+    recipe = searching(tiny("optim.lr=1e30"), trials=1)
+    with pytest.raises(TrainingError, match="no trial of flat has a finite loss; lower the rates in search.space"):
+        compare([recipe], out=tmp_path)
+
+
+def test_a_compared_run_that_diverges_is_an_error(tmp_path):
+    with pytest.raises(TrainingError, match="the loss"):
+        compare([tiny("optim.lr=1e30")], out=tmp_path)
 
 
 def test_stopping_in_a_trial(tmp_path):

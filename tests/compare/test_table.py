@@ -96,9 +96,10 @@ def with_search(result: dict) -> dict:
     values = [{}, {"optim.lr": 0.0123456, "optim.clip_norm": None}, {"optim.lr": 0.2, "optim.clip_norm": 1}]
 
     def record(chosen, *scores):
-        return {"trials": [{"values": value, "val": score} for value, score in zip(values, scores, strict=True)], "chosen": chosen}
+        trials = [{"values": value, "val": score} for value, score in zip(values, scores, strict=True)]
+        return {"trials": trials, "chosen": chosen, "images": 12000, "seconds": 60.4}
 
-    return result | {"search": {"flat": record(0, 0.5, 0.25, 0.5), "heads": record(2, 0.5, 0.25, 0.75)}}
+    return result | {"search": {"flat": record(0, 0.5, None, 0.5), "heads": record(2, 0.5, 0.25, 0.75)}}
 
 
 def text(result: dict, width: int = 200) -> str:
@@ -157,8 +158,9 @@ def test_search_cells():
     assert search_cells(with_search(comparison())) == [
         ["candidate", "flat", "heads"],
         ["the recipe's own values", "50.0 ← chosen", "50.0"],
-        ["optim.lr 0.0123, optim.clip_norm None", "25.0", "25.0"],
+        ["optim.lr 0.0123, optim.clip_norm None", "not finite", "25.0"],
         ["optim.lr 0.2, optim.clip_norm 1", "50.0", "75.0 ← chosen"],
+        ["cost of all trials", "12,000 images, 60 s", "12,000 images, 60 s"],
     ]
 
 
