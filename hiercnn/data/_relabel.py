@@ -54,7 +54,8 @@ def _coarsened(train: ImageSet, tree: Hierarchy, coarse: CoarseLabels, rng: np.r
     for label in range(tree.num_classes):
         members = rng.permutation(np.flatnonzero(train.labels == label))
         kept = coarse.fine if isinstance(coarse.fine, int) else max(1, round(coarse.fine * len(members)))
-        chosen.append(members[kept:])
+        alone = cut.nodes[cut.groups[label]] == tree.leaf_nodes[label]  # its group says as much as its label
+        chosen.append(members[:0] if alone else members[kept:])
     chosen = np.concatenate(chosen)
     if coarse.drop:
         return train.subset(np.setdiff1d(np.arange(len(train)), chosen))

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -73,7 +74,7 @@ class LevelNLL(LeafLoss):
                 cut = hierarchy.random_like(cut, seed if level.random is True else level.random)
             number = len(self.levels)
             self.register_buffer(f"groups{number}", torch.tensor(cut.groups), persistent=False)
-            self.register_buffer(f"wanted{number}", torch.tensor(_strictly_above(cut, hierarchy)), persistent=False)
+            self.register_buffer(f"wanted{number}", torch.tensor(_group_of_label(cut, hierarchy)), persistent=False)
             self.levels.append((cut.name, level.weight))
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -87,9 +88,10 @@ class LevelNLL(LeafLoss):
         return terms
 
 
-def _strictly_above(cut: Cut, hierarchy: Hierarchy):
-    """Group of each label [N] at the cut, −1 where the label is the group itself or coarser, whose own term says as much."""
+def _group_of_label(cut: Cut, hierarchy: Hierarchy):
+    """Group of each label [N] at the cut, −1 where the label is coarser, or is itself a group of several classes, said by its own term."""
     groups = cut.label_groups.copy()
     if cut.nodes is not None:
-        groups[(groups >= 0) & (cut.nodes[groups] == hierarchy.label_nodes)] = -1
+        inner = np.arange(len(groups)) >= hierarchy.num_classes
+        groups[inner & (groups >= 0) & (cut.nodes[groups] == hierarchy.label_nodes)] = -1
     return groups

@@ -49,12 +49,12 @@ class SoftLabels(LeafLoss):
             raise HierarchyError(f"soft_labels keeps a table of {hierarchy.num_classes}² targets; it takes at most {MOST_CLASSES} classes")
         classes = np.arange(hierarchy.num_classes)
         distances = hierarchy.distances(classes[:, None], classes, distance)
-        targets = torch.tensor(-beta * distances / distances.max()).softmax(1)
+        targets = torch.tensor(-beta * distances / (distances.max() or 1)).softmax(1)
         self.register_buffer("targets", targets.float(), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.checked(logits)
-        leaves = torch.where(self.is_leaf(labels), labels, 0)
+        leaves = torch.where(self.is_leaf(labels), labels, 0) if self.inner_labels else labels
         loss = -(self.targets[leaves].to(logits.dtype) * logits.log_softmax(1)).sum(1)
         if self.inner_labels:
             loss = torch.where(self.is_leaf(labels), loss, self.inner_nll(logits, labels))

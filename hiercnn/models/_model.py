@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from hiercnn.errors import HierarchyError, RecipeError, ShapeError
+from hiercnn.errors import HierarchyError, RecipeError, ShapeError, did_you_mean
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.models._backbone import create_backbone, seeded, stage_index, stages, tapped_forward
 from hiercnn.models._heads import heads as head_registry
 from hiercnn.models._path_sum import folded, has_path_sum, share_rows
+
+CLASSIFIERS = ("linear", "path_sum")
 
 
 @dataclass
@@ -82,7 +84,8 @@ class HierarchicalModel(nn.Module):
         self.classes = tuple(classes)
         self.heads = nn.ModuleDict(heads or {})
         self.specs = dict(specs or {})
-        fed = {name: nn.Linear(len(spec.cut), len(self.classes), bias=False) for name, spec in self.specs.items() if spec.feed_forward}
+        groups = {name: len(spec.cut) for name, spec in self.specs.items() if spec.feed_forward}
+        fed = {name: nn.utils.skip_init(nn.Linear, count, len(self.classes), bias=False) for name, count in groups.items()}  # no draws
         self.feeds = nn.ModuleDict(fed)
         for feed in fed.values():
             nn.init.zeros_(feed.weight)
@@ -160,6 +163,8 @@ def build_model(
     """
     with seeded(seed):
         trunk = create_backbone(backbone, hierarchy.num_classes, in_chans=in_chans, stem=stem, options=options)
+    if classifier not in CLASSIFIERS:
+        raise RecipeError(f"unknown classifier '{classifier}'{did_you_mean(classifier, CLASSIFIERS)}")
     if classifier == "path_sum":
         share_rows(trunk, hierarchy)
     placed = {}

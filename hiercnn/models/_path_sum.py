@@ -55,8 +55,11 @@ def folded(backbone: nn.Module) -> nn.Module:
     """Fold path sums into plain linear layers, in place."""
     for module in list(backbone.modules()):
         if isinstance(module, nn.Linear) and parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name)
+            sums = {name: nn.Parameter(getattr(module, name).detach().clone()) for name in module.parametrizations}
+            del module.parametrizations
+            module.__class__ = nn.Linear  # not remove_parametrizations: it would take the names away from the class that copies share
+            for name, value in sums.items():
+                module.register_parameter(name, value)
     return backbone
 
 

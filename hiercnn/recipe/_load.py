@@ -163,6 +163,8 @@ def _problems(error: ValidationError, raw: Any, known: Iterable[str] | None = No
     grouped: dict[str, list[str]] = {}
     for item in error.errors():
         parts = _real_path(item["loc"], raw)
+        if item["type"] == "missing" and parts[-1:] != [item["loc"][-1]]:
+            parts.append(item["loc"][-1])
         texts = grouped.setdefault(_dotted(parts), [])
         text = _in_words(item, parts, known)
         if text not in texts:

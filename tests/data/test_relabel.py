@@ -180,7 +180,6 @@ def test_drop_keeps_exactly_the_finely_labelled_images(fine, noise):
     assert (coarse.inner_labels, dropped.inner_labels) == (True, False)
 
 
-@pytest.mark.xfail(strict=True, reason="a class that is its own group keeps all its images without drop, but only `fine` of them with it")
 def test_drop_keeps_the_same_images_of_a_class_that_is_its_own_group():
     tree = from_nested({"pet": ["cat", "dog"], "car": None})
     counts = {"cat": 9, "dog": 8, "car": 12}

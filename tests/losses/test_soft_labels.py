@@ -39,6 +39,7 @@ def loop(tree: Hierarchy, logits: torch.Tensor, labels: torch.Tensor, beta: floa
 
 
 @given(MANY, BETAS, st.sampled_from(DISTANCES))
+@settings(max_examples=60)
 def test_it_is_the_loop(case, beta, distance):
     tree, logits, labels = case
     loss = summed(SoftLabels(tree, beta=beta, distance=distance, inner_labels=True), labels)
@@ -159,13 +160,11 @@ def test_too_many_classes_for_a_table():
         SoftLabels(from_classes([str(i) for i in range(5001)]))
 
 
-@pytest.mark.xfail(strict=True, reason="without inner_labels a label that is a group is silently learned as class 0")
 def test_a_group_is_no_class_without_inner_labels():
     with pytest.raises(IndexError):  # as cross_entropy does
         SoftLabels(TREE)(torch.zeros(1, 4), torch.tensor([TREE.label("pet")]))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeWarning, reason="the largest distance of one class is 0, by which all are divided")
 def test_one_class_costs_nothing():
     assert SoftLabels(from_classes(["only"]))(torch.zeros(2, 1), torch.tensor([0, 0]))["soft_labels"] == 0
 

@@ -155,7 +155,6 @@ def test_folding_gives_a_plain_linear_layer_with_the_same_logits(heads):
     assert torch.equal(plain(images()), leaf)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="torch's copy shares its class, from which folding takes `weight` away")
 def test_folding_leaves_the_model_as_it_was():
     model = perturbed(build_model("resnet_small", TREE, classifier="path_sum")).eval()
     before, leaf = copy.deepcopy(model.state_dict()), model(images()).leaf
@@ -243,7 +242,6 @@ def test_a_classifier_that_is_not_one_linear_layer():
         share_rows(Conv(), TREE)
 
 
-@pytest.mark.xfail(strict=True, reason="build_model takes any unknown classifier for 'linear'")
 def test_unknown_classifiers_are_refused():
     with pytest.raises(RecipeError, match="pathsum"):
         build_model("tiny_net", TREE, classifier="pathsum")

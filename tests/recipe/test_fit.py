@@ -76,7 +76,15 @@ def test_a_module_with_another_number_of_outputs_is_refused(tmp_path):
 def test_a_recipe_by_name_with_own_data_keeps_the_rest(tmp_path):
     run = hiercnn.fit(
         "quickstart/flat",
-        overrides=["epochs=1", "data.image_size=16", "data.batch_size=16", "data.val=4", "hierarchy.cuts=null", "logging.display=quiet"],
+        overrides=[
+            "epochs=1",
+            "data.image_size=16",
+            "data.batch_size=16",
+            "data.val=4",
+            "data.coarse_labels=null",
+            "hierarchy.cuts=null",
+            "logging.display=quiet",
+        ],
         train=Blobs(),
         hierarchy=TREE,
         run_dir=tmp_path / "run",
