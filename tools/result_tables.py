@@ -40,7 +40,8 @@ def conditions(result: dict[str, Any]) -> str:
     """One sentence: what was measured, on what, with what."""
     runs, where = result["recipes"][result["baseline"]]["runs"], result["environment"]
     several, seeds = len(runs) > 1, ", ".join(str(run["seed"]) for run in runs)
-    commits = sorted({str(one["environment"]["git"]) for row in result["recipes"].values() for one in row["runs"]})
+    places = [one["environment"]["git"] for row in result["recipes"].values() for one in row["runs"]]
+    commits = sorted({f"commit {place}" if place else "installed from a clone" for place in places})
     threads = sorted({one["environment"]["threads"] for row in result["recipes"].values() for one in row["runs"]})
     counts = " or ".join(map(str, threads))
     parts = [
@@ -49,7 +50,7 @@ def conditions(result: dict[str, Any]) -> str:
         f"{', '.join(f'{count:,} {split}' for split, count in result['splits'].items())} images, {result['epochs']} epochs",
         f"{where['device']}, {counts} thread{'' if counts == '1' else 's'}, {where['precision']}",
         ", ".join(f"{package} {where['versions'][package]}" for package in ("torch", "timm")),
-        f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}",
+        ", ".join(commits),
     ]
     return "; ".join(parts) + "."
 
