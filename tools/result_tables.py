@@ -78,7 +78,7 @@ def rewritten(readme: str) -> str:
 
 def results_page() -> str:
     """Every experiment: what was asked, what came out, what was learned."""
-    parts = ["# Results", "Made by `python tools/result_tables.py` from tools/results; every experiment is here, failures included."]
+    parts = ["# Results", "Made by `python tools/result_tables.py` from tools/results; failures included."]
     for path in sorted(RESULTS.glob("*.json")):
         result = read(path.stem)
         parts += [path.with_suffix(".md").read_text(encoding="utf-8").strip(), configuration(result), markdown_table(cells(result))]

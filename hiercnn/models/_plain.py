@@ -135,7 +135,7 @@ class SmallNet(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """He normal (fan out) for convolutions. Residual branches start on: with one block a stage, starting them at zero learns slower."""
+        """He normal (fan out) for convolutions. Residual branches start on: with one block a stage they fit the training images sooner."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
