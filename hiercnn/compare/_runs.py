@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiercnn.errors import CheckpointError, Interrupted, TrainingError, shorten
-from hiercnn.recipe import Recipe, Run, fit, to_yaml
+from hiercnn.recipe import Recipe, Run, build_source, fit, to_yaml
 from hiercnn.train import StopRequest, stop_on_signals
 
 Tell = Callable[[str], None]
@@ -48,6 +48,8 @@ def finished_runs(jobs: Sequence[Job], *, processes: int, trust_imports: bool, t
     runs = given_up | {job.path: _finished_run(job, trust_imports, tell, may_fail) for job in ready}
     missing = [job for job in jobs if job.path not in runs]
     if processes > 1:
+        if missing and (missing[0].recipe.data.model_extra or {}).get("download"):
+            build_source(missing[0].recipe)  # fetched once, before several would
         _in_processes(missing, processes, trust_imports, tell, may_fail)
         runs |= {job.path: Run(job.path) for job in missing if may_fail and Run(job.path).failed}
         missing, tell = [job for job in missing if job.path not in runs], _silence
@@ -116,7 +118,7 @@ def _start(job: Job, scratch: Path, threads: int, trust_imports: bool) -> subpro
     file = scratch / f"{job.path.name}.yaml"
     recipe = job.recipe.model_copy(update={"logging": job.recipe.logging.model_copy(update={"display": "plain"})})
     file.write_text(to_yaml(recipe), encoding="utf-8")
-    command = [sys.executable, "-m", "hiercnn", "train", str(file), "--run-dir", str(job.path), "--resume"]
+    command = [sys.executable, "-m", "hiercnn", "train", str(file), "--run-dir", str(job.path), *["--resume"] * Run(job.path).exists()]
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     try:
         job.path.mkdir(parents=True, exist_ok=True)

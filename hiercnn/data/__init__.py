@@ -6,6 +6,7 @@ from hiercnn.data._image_set import ImageSet, Source, in_memory
 from hiercnn.data._loader import Batch, BatchLoader, SampleLoader, generator, keyed_seed, make_loader, named_transform
 from hiercnn.data._prepare import Data, match, prepare
 from hiercnn.data._registry import cache_folder, data_sets
+from hiercnn.data._relabel import groups_to_relabel
 from hiercnn.data._settings import Augment, DataSettings
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "data_sets",
     "from_datasets",
     "generator",
+    "groups_to_relabel",
     "in_memory",
     "keyed_seed",
     "make_loader",

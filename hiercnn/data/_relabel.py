@@ -32,15 +32,16 @@ def relabelled(train: ImageSet, tree: Hierarchy, noise: LabelNoise | None, coars
 
 def _noisy(labels: np.ndarray, tree: Hierarchy, noise: LabelNoise, rng: np.random.Generator) -> np.ndarray:
     """In every class the same share of images gets a wrong label, drawn evenly from the classes that `kind` allows."""
-    groups = np.zeros(tree.num_classes) if noise.kind == "uniform" else _cut(tree, noise, "label_noise").groups
+    cut = _cut(tree, noise, "label_noise")
+    groups = np.zeros(tree.num_classes) if cut is None else cut.groups
     wrong = labels.copy()
     for label in range(tree.num_classes):
         same = groups == groups[label]
         others = np.flatnonzero(same if noise.kind != "far" else ~same)
         others = others[others != label]
         if not len(others):
-            where = "alone in its group" if noise.kind == "near" else "in the only group"
-            raise DataError(f"data.label_noise: class '{tree.classes[label]}' is {where} of the cut; choose another cut, or kind: uniform")
+            cure = "choose another cut, or kind: uniform" if noise.kind == "near" else "there is no other class"
+            raise DataError(f"data.label_noise: class '{tree.classes[label]}' is alone in its group of the cut; {cure}")
         members = rng.permutation(np.flatnonzero(labels == label))
         chosen = members[: round(noise.share * len(members))]
         wrong[chosen] = rng.choice(others, len(chosen))
@@ -65,11 +66,18 @@ def _coarsened(train: ImageSet, tree: Hierarchy, coarse: CoarseLabels, rng: np.r
     return replace(train, labels=labels)
 
 
-def _cut(tree: Hierarchy, settings: LabelNoise | CoarseLabels, section: str) -> Cut:
+def groups_to_relabel(tree: Hierarchy, settings: LabelNoise | CoarseLabels) -> Cut | None:
+    """The groups that the settings name, if any. Raises HierarchyError unless there are at least two, above the leaves."""
+    if settings.cut is None:
+        return None
+    cut = chosen_cuts(tree, [settings.cut])[0]
+    if cut.name == "leaf" or len(cut) < 2:
+        raise HierarchyError(f"needs groups above the leaves, at least two; the tree has height {tree.height}")
+    return cut
+
+
+def _cut(tree: Hierarchy, settings: LabelNoise | CoarseLabels, section: str) -> Cut | None:
     try:
-        cut = chosen_cuts(tree, [settings.cut])[0]
+        return groups_to_relabel(tree, settings)
     except HierarchyError as error:
         raise DataError(f"data.{section}.cut: {error}") from None
-    if cut.name == "leaf" or len(cut) < 2:
-        raise DataError(f"data.{section}.cut: needs groups above the leaves, at least two; the tree has height {tree.height}")
-    return cut

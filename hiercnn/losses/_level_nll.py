@@ -25,7 +25,7 @@ class Level(Settings):
 
     cut: CutChoice
     weight: Annotated[float, Field(ge=0)] = 1.0
-    random: bool | int = False
+    random: bool | Annotated[int, Field(ge=0)] = False
 
 
 @losses.register("level_nll")
@@ -65,11 +65,11 @@ class LevelNLL(LeafLoss):
         self.label_smoothing = label_smoothing
         self.levels: list[tuple[str, float]] = []
         if not levels:
-            raise RecipeError("loss.levels: needs at least one level, such as {cut: 20, weight: 1.0}")
+            raise RecipeError("levels: needs at least one level, such as {cut: 20, weight: 1.0}")
         for level in (Level.model_validate(level) for level in levels):
             cut = chosen_cuts(hierarchy, [level.cut])[0]
             if len(cut) < 2:
-                raise RecipeError(f"loss.levels: the cut '{cut.name}' has one group, which every image is in; cut lower")
+                raise RecipeError(f"levels: the cut '{cut.name}' has one group, which every image is in; cut lower")
             if level.random is not False:
                 cut = hierarchy.random_like(cut, seed if level.random is True else level.random)
             number = len(self.levels)

@@ -69,7 +69,7 @@ def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int) -> H
 
 def build_task(recipe: Recipe, data: Data, model: HierarchicalModel) -> FlatTask:
     """Flat without heads, hierarchical with them."""
-    loss = _build_loss(recipe, data)
+    loss = build_loss(recipe, data.hierarchy, inner_labels=data.inner_labels)
     if not model.specs:
         return FlatTask(loss, recipe.loss.weight)
     return HierarchicalTask(loss, recipe.loss.weight, heads=model.specs)
@@ -98,13 +98,14 @@ def head_cut(head: HeadSettings, hierarchy: Hierarchy) -> Cut:
     return chosen_cuts(hierarchy, [head.cut])[0]
 
 
-def _build_loss(recipe: Recipe, data: Data) -> nn.Module:
+def build_loss(recipe: Recipe, hierarchy: Hierarchy, *, inner_labels: bool = False) -> nn.Module:
+    """The loss of the leaf logits that a recipe names. Raises RecipeError if it cannot use labels that are groups, and there are some."""
     name, known = recipe.loss.name, losses.options(recipe.loss.name)
     options = {key: value for key, value in (recipe.loss.model_extra or {}).items() if key in known}
-    if data.inner_labels:
+    if inner_labels:
         if "inner_labels" not in known:
             raise RecipeError(f"loss.name: '{name}' cannot use labels that are groups of the hierarchy, and the data have some")
         options["inner_labels"] = True
     if "seed" in known:
         options["seed"] = recipe.seed
-    return losses[name](data.hierarchy, **options)
+    return losses[name](hierarchy, **options)

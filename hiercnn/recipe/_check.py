@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import nn
 
-from hiercnn.data import named_transform
+from hiercnn.data import groups_to_relabel, named_transform
 from hiercnn.errors import HierCNNError, RecipeError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.models import create_backbone, seeded, stage_index, stages
-from hiercnn.recipe._build import PYTHON, build_hierarchy, head_cut, report_cuts
+from hiercnn.recipe._build import PYTHON, build_hierarchy, build_loss, head_cut, report_cuts
 from hiercnn.recipe._schema import HeadSettings, Recipe
 from hiercnn.train import make_optimizer, make_scheduler, weight_at
 
@@ -19,27 +19,36 @@ Problem = tuple[str, str]  # dotted path, what is wrong
 def find_problems(recipe: Recipe, *, tree_failed: bool = False) -> list[Problem]:
     """Try everything the recipe names and return all that fails; cuts are left out if the tree has failed already."""
     problems: list[Problem] = []
+    tree = _attempt(problems, "hierarchy", build_hierarchy, recipe.hierarchy)
+    tree_failed = tree_failed or bool(problems)
     with seeded(0):  # weights are made and thrown away; the caller's generator is not to notice
-        _check_model(problems, recipe, tree_failed)
+        _check_model(problems, recipe, tree, tree_failed)
+        if tree is not None:
+            _check_labels(problems, recipe, tree)
         _check_training(problems, recipe)
     return problems
 
 
-def _check_model(problems: list[Problem], recipe: Recipe, tree_failed: bool) -> None:
-    tree = _attempt(problems, "hierarchy", build_hierarchy, recipe.hierarchy)
+def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None, tree_failed: bool) -> None:
     if tree is not None:
         _attempt(problems, "hierarchy.cuts", report_cuts, recipe, tree)
     trunk = None
     if recipe.model.backbone != PYTHON:
         options = {"stem": recipe.model.stem, "options": recipe.model.options}
         trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
-    tree_failed = tree_failed or any(path == "hierarchy" for path, _ in problems)
     for number, head in enumerate(recipe.model.heads):
         path = f"model.heads[{number}]"
         if trunk is not None:
             _attempt(problems, f"{path}.stage", _stage, head, trunk, recipe.model.backbone)
         if not tree_failed:
             _check_cut(problems, f"{path}.cut", head, tree)
+
+
+def _check_labels(problems: list[Problem], recipe: Recipe, tree: Hierarchy) -> None:
+    _attempt(problems, "loss", build_loss, recipe, tree)
+    for name in ("label_noise", "coarse_labels"):
+        if getattr(recipe.data, name) is not None:
+            _attempt(problems, f"data.{name}.cut", groups_to_relabel, tree, getattr(recipe.data, name))
 
 
 def _check_training(problems: list[Problem], recipe: Recipe) -> None:

@@ -166,6 +166,8 @@ def _with_objects(recipe, train, val, hierarchy: Hierarchy | None, model: nn.Mod
         kept = {key: value for key, value in (raw.get("hierarchy") or {}).items() if key in ("cuts", "prune", "collapse")}
         raw["hierarchy"] = kept | {"nested": to_nested(hierarchy)}
     if model is not None:
+        if raw.get("model", {}).get("classifier", "linear") != "linear":
+            raise RecipeError("model.classifier is not for a model that was passed; build it with hiercnn.build_model(…, classifier=…)")
         raw["model"] = {"backbone": PYTHON, "heads": raw.get("model", {}).get("heads", [])}
     return raw
 

@@ -61,7 +61,7 @@ class HeadSettings(Settings):
 
     stage: int | str
     cut: CutChoice
-    random: bool | int = False
+    random: bool | Annotated[int, Field(ge=0)] = False
     weight: Weight = 1.0
     type: str = "pool"
     stop_gradient: bool = False

@@ -52,6 +52,17 @@ def test_processes_give_the_same_results(alone, tmp_path, forked):
     assert told[-1].endswith("s (4 of 4)")
 
 
+def test_data_are_fetched_once_before_processes_start(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(module, "build_source", lambda recipe: done.append(recipe.name))
+    monkeypatch.setattr(module, "_in_processes", lambda jobs, *rest: done.append(len(jobs)))
+    monkeypatch.setattr(module, "_finished_run", lambda job, *rest: job)
+    recipe = load_recipe({"data": {"name": "cifar10", "download": True}, "model": {"backbone": "resnet_small"}, "name": "one"})
+    jobs = [module.Job(recipe, tmp_path / str(number)) for number in range(3)]
+    module.finished_runs(jobs, processes=2, trust_imports=False, tell=done.append)
+    assert done == ["one", 3]
+
+
 def test_what_a_process_says_is_kept(tmp_path, forked):
     compare([tiny()], out=tmp_path, jobs=2)
     first, *_, last = (tmp_path / "flat-seed0" / "train.log").read_text().splitlines()
@@ -185,7 +196,7 @@ def test_command_of_a_process(tmp_path, monkeypatch):
         compare([recipe], out=tmp_path, jobs=3, trust_imports=True)
     (command, options), path = processes.calls[0], tmp_path / "dots.and+ünicode-seed0"
     assert command[1:4] == ["-m", "hiercnn", "train"]
-    assert command[5:] == ["--run-dir", str(path), "--resume", "--trust-imports"]
+    assert command[5:] == ["--run-dir", str(path), "--trust-imports"]  # nothing to resume
     assert processes.recipes[0].logging.display == "plain"
     assert processes.recipes[0].plain() | {"logging": None} == recipe.plain() | {"logging": None}
     assert options["env"]["OMP_NUM_THREADS"] == "2"  # 8 cores for three

@@ -279,8 +279,8 @@ def test_labels_that_are_groups_belong_to_no_random_group():
 @pytest.mark.parametrize(
     ("levels", "error", "message"),
     [
-        ([], RecipeError, r"loss\.levels: needs at least one level, such as \{cut: 20, weight: 1\.0\}"),
-        ([{"cut": 1}], RecipeError, r"loss\.levels: the cut '1 groups' has one group, which every image is in; cut lower"),
+        ([], RecipeError, r"levels: needs at least one level, such as \{cut: 20, weight: 1\.0\}"),
+        ([{"cut": 1}], RecipeError, r"levels: the cut '1 groups' has one group, which every image is in; cut lower"),
         ([TWO, {"cut": {"depth": 0}}], RecipeError, "has one group"),
         ([{"cut": 9}], HierarchyError, "groups=9: the tree has 4 classes, so ask for 1 to 4 groups"),
     ],
@@ -299,7 +299,7 @@ def test_logits_of_other_classes_are_refused(shape):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("{name: level_nll}", r"loss\.levels: is missing"),
+        ("{name: level_nll}", r"levels: is missing"),
         ("{name: level_nll, levels: [{weight: 1}]}", r"loss\.levels\[0\]\.cut: is missing"),
         ("{name: level_nll, levels: [{cut: 3, weigth: 1}]}", r"loss\.levels\[0\]\.weigth: unknown key"),
         ("{name: level_nll, levels: [{cut: 3}, {cut: 9, weight: -1}]}", r"loss\.levels\[1\]\.weight: .*greater than or equal to 0"),

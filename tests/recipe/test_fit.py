@@ -73,6 +73,12 @@ def test_a_module_with_another_number_of_outputs_is_refused(tmp_path):
         hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=wrong, run_dir=tmp_path / "run")
 
 
+def test_a_classifier_is_not_asked_for_beside_a_module(tmp_path):
+    recipe = QUICK | {"model": {"classifier": "path_sum"}}
+    with pytest.raises(RecipeError, match=r"model\.classifier is not for a model that was passed; build it with hiercnn\.build_model"):
+        hiercnn.fit(recipe, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
+
+
 def test_a_recipe_by_name_with_own_data_keeps_the_rest(tmp_path):
     run = hiercnn.fit(
         "quickstart/flat",
