@@ -1,0 +1,22 @@
+"""Operators of hierarchical losses: tensors in, tensors out. They know no Hierarchy and no module."""
+
+from hiercnn.ops._paths import path_table
+from hiercnn.ops._tree import Nodes
+from hiercnn.ops.conditional_log_marginals import conditional_log_marginals
+from hiercnn.ops.conditional_nll import conditional_nll
+from hiercnn.ops.margin_nll import margin_nll
+from hiercnn.ops.node_log_marginals import node_log_marginals
+from hiercnn.ops.path_sum import path_sum
+from hiercnn.ops.ring_nll import Rings, ring_nll
+
+__all__ = [
+    "Nodes",
+    "Rings",
+    "conditional_log_marginals",
+    "conditional_nll",
+    "margin_nll",
+    "node_log_marginals",
+    "path_sum",
+    "path_table",
+    "ring_nll",
+]

@@ -1,0 +1,101 @@
+"""Log-probabilities of all nodes from scores of siblings: `conditional_log_marginals`.
+
+    log p(c | parent) = θ_c − log Σ_{siblings s} exp(θ_s);  log q_c = log q_parent + log p(c | parent), from the root down
+
+With g the gradient of log q and S_v its sum over v and all below it, from the leaves up, that of θ_c is
+S_c − p(c | parent) (S_parent − g_parent).
+"""
+
+import torch
+from torch import Tensor
+
+from hiercnn.ops._check import accumulation_type, check_device, check_floats
+from hiercnn.ops._tree import Families, Nodes, families
+
+
+def conditional_log_marginals(scores: Tensor, nodes: Nodes) -> Tensor:
+    """Log-probability of every node, the product of the softmaxes over siblings along its path.
+
+    Args:
+        scores: Scores of all nodes but the root [B, N − 1]; half types are summed in float32.
+        nodes: The tree.
+
+    Returns:
+        [B, N] in nats, float32 (float64 for float64); 0 at the root.
+
+    Raises:
+        ShapeError: Sizes, types or devices that do not fit.
+
+    Source: Redmon and Farhadi, "YOLO9000" (CVPR 2017).
+    """
+    check_floats("scores", scores, ("node but the root", nodes.num_nodes - 1))
+    check_device("nodes", nodes.leaf_nodes, scores)
+    return torch.ops.hiercnn.conditional_log_marginals(scores, *nodes[1:])
+
+
+@torch.library.custom_op("hiercnn::conditional_log_marginals", mutates_args=(), device_types="cpu")
+def _forward(scores: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> Tensor:
+    """Log-probabilities [B, N]."""
+    kind = accumulation_type(scores.dtype)
+    scores = scores.t().to(kind).contiguous()  # [N − 1, B]
+    values = scores.new_zeros(len(children) + 1, scores.shape[1])
+    for family in reversed(list(families(inner, children, offsets, counts))):
+        values[family.children] = _log_softmax(scores, family) + family.spread(values[family.parents])
+    return values.t().contiguous()
+
+
+@torch.library.custom_op("hiercnn::conditional_log_marginals_backward", mutates_args=(), device_types="cpu")
+def _backward(grad: Tensor, scores: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> Tensor:
+    """Gradient of the scores [B, N − 1] for that of the log-probabilities [B, N]."""
+    below, kind = grad.t().clone(), scores.dtype
+    scores = scores.t().to(grad.dtype).contiguous()
+    found = torch.empty_like(scores)
+    for family in families(inner, children, offsets, counts):
+        mine = below[family.children]
+        strictly = family.sums(mine)
+        found[family.children - 1] = mine - _log_softmax(scores, family).exp_() * family.spread(strictly)
+        below[family.parents] += strictly
+    return found.t().to(kind).contiguous()
+
+
+def _log_softmax(scores: Tensor, family: Families) -> Tensor:
+    """Log-probability of each child given its parent [children, B]."""
+    mine = scores[family.children - 1]
+    top, log_sum = family.log_sum_exp(mine)
+    return (mine - family.spread(top)) - family.spread(log_sum)
+
+
+@_forward.register_kernel("cuda")
+def _(scores, inner, children, offsets, counts):
+    from hiercnn.ops._triton import conditional_log_marginals as triton
+
+    return triton.forward(scores, inner, children, offsets, counts)
+
+
+@_backward.register_kernel("cuda")
+def _(grad, scores, inner, children, offsets, counts):
+    from hiercnn.ops._triton import conditional_log_marginals as triton
+
+    return triton.backward(grad, scores, inner, children, offsets, counts)
+
+
+@_forward.register_fake
+def _(scores, inner, children, offsets, counts):
+    return scores.new_empty(len(scores), len(children) + 1, dtype=accumulation_type(scores.dtype))
+
+
+@_backward.register_fake
+def _(grad, scores, inner, children, offsets, counts):
+    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.counts = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad):
+    return torch.ops.hiercnn.conditional_log_marginals_backward(grad, *ctx.saved_tensors, ctx.counts), *[None] * 4
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)

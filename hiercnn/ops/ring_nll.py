@@ -1,0 +1,194 @@
+"""Negative log-likelihood of the nodes on the path to a label, read from one leaf head: `ring_nll`.
+
+The nodes v_0 (root), v_1, … on the path to a label y hold nested ranges of leaf ranks. So leaf j lies in exactly one ring
+r(j) = index of the deepest of them that holds j, and with the log-sum-exp of every ring
+
+    in_k  = log Σ_{r ≥ k} Σ_{j in ring r} exp(z_j)        all leaves below v_k
+    out_k = log Σ_{r < k} Σ_{j in ring r} exp(z_j)        all others
+    −log q_k = softplus(out_k − in_k)                      which keeps its digits near 0, where in_0 − in_k has none
+
+Loss = Σ_{k ≥ 1} w_k (−log q_k) + Σ_j s_{r(j)} (in_0 − z_j), and its gradient, with top_r the largest score of ring r,
+
+    g_j = exp(z_j − top_r) c_r − s_r        at r = r(j), with S = Σ_j s_{r(j)}
+    c_r = exp(top_r − in_0) (S + Σ_{k > r} w_k) − Σ_{1 ≤ k ≤ r} w_k exp(top_r − in_k) (1 − q_k)
+
+where no exponent is above 0 and no small difference of large numbers is taken.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hiercnn.errors import ShapeError
+from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
+from hiercnn.ops._segments import segment_log_sum_exp, segment_sum, spread
+
+
+class Rings(NamedTuple):
+    """What `ring_nll` must know of the tree, as tensors; T labels, L nodes on the longest path, C classes.
+
+    Attributes:
+        order: Class at each leaf rank [C], int64.
+        starts, stops: Leaf ranks below the k-th node on the path to each label [T, L], int64. k = 0 is the root, 0 … C; the ranges are
+            nested; behind the end of a shorter path they are empty, at the last start.
+        weight: Weight w_k of −log q_k of each node [T, L], float32; column 0 (the root) and empty ranges are not read.
+        soft: Weight s_r of −log p_j of each leaf j in ring r [T, L], float32, or None.
+    """
+
+    order: Tensor
+    starts: Tensor
+    stops: Tensor
+    weight: Tensor
+    soft: Tensor | None = None
+
+
+def ring_nll(logits: Tensor, target: Tensor, rings: Rings) -> Tensor:
+    """Σ_k w_k (−log q_k) + Σ_j s_{r(j)} (−log p_j): level NLL, HXE, and soft labels whose distance depends on the common ancestor.
+
+    Args:
+        logits: Leaf scores [B, C] in the order of the classes; half types are summed in float32.
+        target: Rows of `rings` [B], int64: classes and, where there are rows for them, inner nodes.
+        rings: The tree and the weights.
+
+    Returns:
+        Loss of each row [B] in nats, float32 (float64 for float64).
+
+    Raises:
+        ShapeError: Sizes, types or devices that do not fit.
+
+    Source: the marginal form of Bertinetto et al., "Making better mistakes" (CVPR 2020); the ring sums are ours.
+    """
+    check_floats("logits", logits, ("class", len(rings.order)))
+    check_target(target, logits)
+    check_device("rings", rings.order, logits)
+    if len({rings.starts.shape, rings.stops.shape, rings.weight.shape, (rings.soft if rings.soft is not None else rings.weight).shape}) > 1:
+        raise ShapeError(
+            f"rings: starts, stops and weights want one shape [T, L], got {[list(t.shape) for t in rings[1:] if t is not None]}"
+        )
+    return torch.ops.hiercnn.ring_nll(logits, target, *rings)[0]
+
+
+@torch.library.custom_op("hiercnn::ring_nll", mutates_args=(), device_types="cpu")
+def _forward(
+    logits: Tensor, target: Tensor, order: Tensor, starts: Tensor, stops: Tensor, weight: Tensor, soft: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [B], and top_r and c_r of each ring [B, L], of which the gradient is made. What is [B, L] is computed in float64."""
+    lower, upper, kind = starts[target], stops[target], accumulation_type(logits.dtype)
+    ranked = logits.to(kind).index_select(1, order)  # [B, C], by leaf rank
+    top, ring = _ring_log_sum_exp(ranked, lower, upper)
+    inside = ring.flip(1).logcumsumexp(1).flip(1)
+    outside = torch.cat([torch.full_like(ring[:, :1], -torch.inf), ring.logcumsumexp(1)[:, :-1]], 1)
+    weight = weight[target].double()
+    weight[:, 0] = 0  # the root: −log 1
+    nll = torch.where(weight != 0, torch.nn.functional.softplus(outside - inside), 0.0)
+    loss, total_soft = (weight * nll).sum(1), 0.0
+    if soft is not None:
+        soft, below = soft[target].double(), upper - lower
+        sizes = below - torch.nn.functional.pad(below[:, 1:], (0, 1))  # leaves in each ring
+        total_soft, highest = (soft * sizes).sum(1, keepdim=True), top.amax(1, keepdim=True)
+        distances = sizes * (inside[:, :1] - highest) + _ring_sums(highest.to(kind) - ranked, lower, upper)
+        loss = loss + torch.where(soft != 0, soft * distances, 0.0).sum(1)
+    after = weight.sum(1, keepdim=True) - weight.cumsum(1)
+    missed = torch.where(weight != 0, (-weight * torch.expm1(-nll)).log() - inside, -torch.inf)  # log w_k (1 − q_k) / exp(in_k)
+    slope = (top - inside[:, :1]).exp() * (total_soft + after) - (top + missed.logcumsumexp(1)).exp()
+    return loss.to(kind), top.to(kind), slope.to(kind)
+
+
+@torch.library.custom_op("hiercnn::ring_nll_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    grad: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    order: Tensor,
+    starts: Tensor,
+    stops: Tensor,
+    soft: Tensor | None,
+    top: Tensor,
+    slope: Tensor,
+) -> Tensor:
+    """Gradient of the logits [B, C] for the gradient of the losses [B]."""
+    edges = _edges(starts[target], stops[target], len(order))
+    ranked = logits.to(top.dtype).index_select(1, order)
+    shift = torch.where(top == -torch.inf, 0, top)
+    found = (ranked - _at_leaves(shift, edges)).exp_().mul_(_at_leaves(slope * grad[:, None], edges))
+    if soft is not None:
+        found -= _at_leaves(soft[target] * grad[:, None], edges)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    return found.index_select(1, rank).to(logits.dtype)
+
+
+@_forward.register_kernel("cuda")
+def _(logits, target, order, starts, stops, weight, soft):
+    from hiercnn.ops._triton import ring_nll as triton
+
+    return triton.forward(logits, target, order, starts, stops, weight, soft)
+
+
+@_backward.register_kernel("cuda")
+def _(grad, logits, target, order, starts, stops, soft, top, slope):
+    from hiercnn.ops._triton import ring_nll as triton
+
+    return triton.backward(grad, logits, target, order, starts, stops, soft, top, slope)
+
+
+@_forward.register_fake
+def _(logits, target, order, starts, stops, weight, soft):
+    kind = accumulation_type(logits.dtype)
+    rings = logits.new_empty(len(logits), starts.shape[1], dtype=kind)
+    return logits.new_empty(len(logits), dtype=kind), rings, torch.empty_like(rings)
+
+
+@_backward.register_fake
+def _(grad, logits, target, order, starts, stops, soft, top, slope):
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _save(ctx, inputs, output) -> None:
+    logits, target, order, starts, stops, _, soft = inputs
+    _, top, slope = output
+    ctx.save_for_backward(logits, target, order, starts, stops, soft, top, slope)
+
+
+def _differentiate(ctx, grad, *_):
+    return torch.ops.hiercnn.ring_nll_backward(grad, *ctx.saved_tensors), *[None] * 6
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+# ---- the CPU's rings: in the order of ranks, each is one segment on the left of the next ring and one on its right -------------------
+
+
+def _edges(lower: Tensor, upper: Tensor, classes: int) -> Tensor:
+    """Edges of 2 L segments of each row of [B, C] [2 B L + 1]: rings 0, 1, … L − 1, … 1, 0, and an empty one."""
+    rows = torch.arange(len(lower))[:, None] * classes
+    inner = torch.cat([lower, upper.flip(1)], 1) + rows
+    return torch.cat([inner.flatten(), torch.tensor([len(lower) * classes])])
+
+
+def _ring_log_sum_exp(ranked: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest score and log-sum-exp of each ring [B, L], float64."""
+    top, log_sum, _ = segment_log_sum_exp(ranked.flatten(), _edges(lower, upper, ranked.shape[1]))
+    top, log_sum = (x.double().unflatten(0, (len(ranked), -1)) for x in (top, log_sum))
+    return _by_ring(top, torch.maximum), _by_ring(top + log_sum, torch.logaddexp)
+
+
+def _ring_sums(ranked: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Sum over each ring [B, L], float64."""
+    sums = segment_sum(ranked.flatten(), _edges(lower, upper, ranked.shape[1]))
+    return _by_ring(sums.unflatten(0, (len(ranked), -1)), torch.add)
+
+
+def _by_ring(segments: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """From both sides of each ring [B, 2 L] to rings [B, L]."""
+    left, right = segments.hsplit(2)
+    return torch.cat([combine(left[:, :-1], right[:, :-1].flip(1)), left[:, -1:]], 1)
+
+
+def _at_leaves(rings: Tensor, edges: Tensor) -> Tensor:
+    """The value of its ring [B, L] at each leaf rank [B, C]."""
+    segments = torch.cat([rings, rings[:, :-1].flip(1), rings[:, :1]], 1)
+    return spread(segments.flatten(), edges).unflatten(0, (len(rings), -1))
