@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def class_differences(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "tools/class_differences.py", *map(str, arguments), "--groups", "9"]
+    command = [sys.executable, "tools/class_differences.py", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -38,3 +38,18 @@ def test_class_differences_want_pairs(runs):
     shown = class_differences(runs["flat"].path, "--with", runs["other"].path)
     assert shown.returncode == 2
     assert "are no pair: another seed" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (lambda path: [path, "--with", path, path], "1 runs of the baseline and 2 of the other are no pairs"),
+        (lambda path: [path, "--with", path, "--groups", "99"], "groups=99: the tree has 36 classes"),
+        (lambda path: [path / "nothing", "--with", path], "no run in"),
+    ],
+)
+def test_class_differences_say_what_is_wrong(runs, more, message):
+    shown = class_differences(*more(runs["flat"].path))
+    assert shown.returncode == 2
+    assert message in shown.stderr
+    assert "Traceback" not in shown.stderr

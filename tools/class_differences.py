@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hiercnn.compare import markdown_table
-from hiercnn.errors import DataError
+from hiercnn.errors import DataError, HierCNNError
 from hiercnn.hierarchy import Cut
 from hiercnn.recipe import Run
 
@@ -22,8 +22,11 @@ def class_hits(run: Run, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
     file = next((run.predictions / name for name in ("test.npz", "val.npz") if (run.predictions / name).exists()), None)
     if file is None:
         raise DataError(f"{run.path} has no predictions; train it with eval.predictions=true")
-    with np.load(file) as stored:
-        labels, predicted = stored["labels"], stored["logits"].argmax(1)
+    try:
+        with np.load(file) as stored:
+            labels, predicted = stored["labels"], stored["logits"].argmax(1)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{file} is damaged: {error}") from None
     known = labels < len(cut.groups)
     labels, predicted = labels[known], predicted[known]
     counts = np.maximum(np.bincount(labels, minlength=len(cut.groups)), 1)
@@ -37,13 +40,24 @@ def main() -> None:
     parser.add_argument(
         "--with", dest="other", nargs="+", type=Path, required=True, help="run folders to compare, in the same order of seeds"
     )
-    parser.add_argument("--groups", type=int, default=20, help="groups of the cut")
+    parser.add_argument("--groups", type=int, help="groups of the cut; default: the finest cut that the runs report")
     arguments = parser.parse_args()
+    if len(arguments.flat) != len(arguments.other):
+        parser.error(f"{len(arguments.flat)} runs of the baseline and {len(arguments.other)} of the other are no pairs")
+    try:
+        print_differences(arguments, parser)
+    except HierCNNError as error:
+        parser.error(str(error))
+
+
+def print_differences(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     pairs = [(Run(flat), Run(other)) for flat, other in zip(arguments.flat, arguments.other, strict=True)]
     for flat, other in pairs:
         if flat.recipe.seed != other.recipe.seed or flat.events[0]["digests"].get("test") != other.events[0]["digests"].get("test"):
             parser.error(f"{flat.path} and {other.path} are no pair: another seed, or other test images")
-    cut = pairs[0][0].hierarchy.cut(groups=arguments.groups)
+    first = pairs[0][0]
+    reported = [cut for cut in first.cuts if cut.name != "leaf"]
+    cut = first.hierarchy.cut(groups=arguments.groups) if arguments.groups is not None or not reported else reported[-1]
     leaf, group = np.mean([np.subtract(class_hits(other, cut), class_hits(flat, cut)) for flat, other in pairs], axis=0)
     rows = [(100 * group[cut.groups == k].mean(), 100 * leaf[cut.groups == k].mean(), name) for k, name in enumerate(cut.names)]
     texts = [[name, f"{of_group:+.1f}", f"{of_leaf:+.1f}"] for of_group, of_leaf, name in sorted(rows, reverse=True)]

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hiercnn.compare import budget_cells, cells, difference_cells, figures, markdown_table, search_cells
+from hiercnn.compare import budget_cells, cells, difference_cells, epochs, figures, markdown_table, search_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tools" / "results"
@@ -47,12 +47,18 @@ def conditions(result: dict[str, Any]) -> str:
     parts = [
         f"{result['measured_on'].capitalize()} accuracy, mean ± sd over seed{'s' if several else ''} {seeds}",
         f"paired difference{' with its 95 % t interval' if several else ''}",
-        f"{', '.join(f'{count:,} {split}' for split, count in result['splits'].items())} images, {result['epochs']} epochs",
+        f"{', '.join(f'{sizes(result, split)} {split}' for split in result['splits'])} images, {epochs(result)} epochs",
         f"{where['device']}, {counts} thread{'' if counts == '1' else 's'}, {where['precision']}",
         ", ".join(f"{package} {where['versions'][package]}" for package in ("torch", "timm")),
         ", ".join(commits),
     ]
     return "; ".join(parts) + "."
+
+
+def sizes(result: dict[str, Any], split: str) -> str:
+    """Images of a split: of all recipes, or from the fewest to the most."""
+    counts = sorted({row.get("splits", result["splits"])[split] for row in result["recipes"].values()})
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}–{counts[-1]:,}"
 
 
 def step() -> str:

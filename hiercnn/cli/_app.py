@@ -84,12 +84,14 @@ def compare(
     from rich.console import Console
 
     from hiercnn.compare import compare as run_comparison
-    from hiercnn.compare import table
+    from hiercnn.compare import make_folder, table
 
     names = [text for text in recipes if "=" not in text or Path(text).exists()]
     overrides = _with_display([text for text in recipes if text not in names], quiet)
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)  # a pipe has no width to keep to
     tell = (lambda text: None) if quiet else (lambda text: console.print(text, style="bold", markup=False, highlight=False, soft_wrap=True))
+    if figures is not None:
+        make_folder(figures)  # before hours of training
     result = run_comparison(
         names,
         seeds=seeds,

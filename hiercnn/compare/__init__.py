@@ -2,7 +2,7 @@
 
 from hiercnn.compare._budgets import shortened
 from hiercnn.compare._compare import compare
-from hiercnn.compare._figures import figures, save_figures
+from hiercnn.compare._figures import figures, make_folder, save_figures
 from hiercnn.compare._statistics import area_under_curve, curve, epochs_to_target, gaps_at_equal_nll, paired_difference, train_val_gap
 from hiercnn.compare._summary import summarise
 from hiercnn.compare._table import (
@@ -10,6 +10,7 @@ from hiercnn.compare._table import (
     cells,
     csv_text,
     difference_cells,
+    epochs,
     markdown,
     markdown_table,
     notes,
@@ -25,8 +26,10 @@ __all__ = [
     "csv_text",
     "curve",
     "difference_cells",
+    "epochs",
     "epochs_to_target",
     "figures",
+    "make_folder",
     "gaps_at_equal_nll",
     "markdown",
     "markdown_table",

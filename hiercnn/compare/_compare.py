@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hiercnn.compare._budgets import shortened
 from hiercnn.compare._runs import Job, Tell, finished_runs
 from hiercnn.compare._search import check_equal_search, tuned
-from hiercnn.compare._summary import summarise
+from hiercnn.compare._summary import check_same_images, summarise
 from hiercnn.compare._table import csv_text, markdown
-from hiercnn.errors import RecipeError, did_you_mean, shorten
-from hiercnn.recipe import Recipe, differing_keys, load_recipe
+from hiercnn.errors import RecipeError, TrainingError, did_you_mean, shorten
+from hiercnn.recipe import Recipe, Run, differing_keys, load_recipe
 from hiercnn.train import atomic_file
 
 PAIRED = frozenset({"seed", "data.name", "data.root", "data.file", "data.val", "data.seed", "eval.test"})
@@ -33,7 +35,7 @@ def compare(
 
     Runs live in `out/<recipe name>-seed<k>`, shorter ones in `out/<recipe name>-0.6E-seed<k>`; unfinished ones are resumed. Recipes with
     a `search:` section are tuned first, in `out/search`. Everything is written to `out/compare.json`; `compare.md` (tables) and
-    `compare.csv` (a row a run) are made from it.
+    `compare.csv` (a row a run) are made from it. A comparison of other recipes that is there already is kept as `compare-1.json`, ….
 
     Args:
         recipes: Files, shipped names or Recipes, of different names.
@@ -50,6 +52,7 @@ def compare(
 
     Raises:
         RecipeError: Two recipes of one name, an unknown baseline, recipes on different data, unequal search, impossible budgets.
+        TrainingError: The loss of a run was not finite; all others are finished.
     """
     out = Path(out)
     loaded = [load_recipe(recipe, overrides, trust_imports=trust_imports) for recipe in recipes]
@@ -59,6 +62,7 @@ def compare(
     for recipe in loaded:
         for share in shares:  # before anything is trained: is it possible?
             load_recipe(shortened(recipe, share), trust_imports=trust_imports)
+    _check_budgets(loaded, shares)
     _check_folders([_job(recipe, share, number, out) for recipe in loaded for share in [1.0, *shares] for number in range(seeds)])
     how = {"processes": jobs, "trust_imports": trust_imports, "tell": tell}
     loaded, search = tuned(loaded, out, **how)
@@ -68,7 +72,14 @@ def compare(
         for recipe in loaded
     }
     by_seed = [listed[number] for number in range(seeds) for listed in wanted.values()]
-    finished = {job.path: run for job, run in zip(by_seed, finished_runs(by_seed, **how), strict=True)}
+    seen: list[Run] = []
+
+    def check(run: Run) -> None:  # as soon as two runs show it, not after the last of many
+        seen.append(run)
+        check_same_images(seen)
+
+    finished = {job.path: run for job, run in zip(by_seed, finished_runs(by_seed, **how, may_fail=True, check=check), strict=True)}
+    _check_finite(list(finished.values()))
     runs = {key: [finished[job.path] for job in listed] for key, listed in wanted.items()}
     result = summarise({name: listed for (name, share), listed in runs.items() if share == 1.0}, loaded, baseline=baseline, short=runs)
     result["search"] = search
@@ -83,10 +94,45 @@ def _job(recipe: Recipe, share: float, number: int, out: Path) -> Job:
 
 
 def _write(out: Path, result: dict[str, Any]) -> None:
+    _keep_other(out, result)
     texts = {"json": json.dumps(result, indent=1), "md": markdown(result), "csv": csv_text(result)}
     for suffix, text in texts.items():
         with atomic_file(out / f"compare.{suffix}") as scratch:
             scratch.write_text(text, encoding="utf-8")
+
+
+def _keep_other(out: Path, result: dict[str, Any]) -> None:
+    """Put a comparison of other recipes, or of more seeds, aside as compare-1, compare-2, …; its runs stay where they are."""
+    old = out / "compare.json"
+    try:
+        runs = {run["path"] for row in json.loads(old.read_text(encoding="utf-8"))["recipes"].values() for run in row["runs"]}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        runs = {"not readable"}
+    if runs <= {run["path"] for row in result["recipes"].values() for run in row["runs"]}:
+        return
+    number = next(number for number in count(1) if not (out / f"compare-{number}.json").exists())
+    for suffix in ("json", "md", "csv"):
+        with suppress(FileNotFoundError):
+            (out / f"compare.{suffix}").rename(out / f"compare-{number}.{suffix}")
+
+
+def _check_finite(runs: Sequence[Run]) -> None:
+    lost = [run for run in runs if run.failed]
+    if lost:
+        raise TrainingError(
+            f"the loss was not finite in {shorten(str(run.path) for run in lost)}; the other runs are finished and will be used again. "
+            "Lower optim.lr or set optim.clip_norm=1 in the recipe, delete these folders, and call again"
+        )
+
+
+def _check_budgets(recipes: Sequence[Recipe], shares: Sequence[float]) -> None:
+    for recipe in recipes:
+        epochs = [shortened(recipe, share).epochs for share in (*shares, 1.0)]
+        if len(set(epochs)) < len(epochs):
+            listed = ", ".join(f"{share:g} → {n}" for share, n in zip((*shares, 1.0), epochs, strict=True))
+            raise RecipeError(f"{recipe.name}: two budgets have the same number of epochs ({listed}); take others")
 
 
 def _check_folders(jobs: Sequence[Job]) -> None:
@@ -102,7 +148,7 @@ def _check_comparable(recipes: Sequence[Recipe], baseline: str | None) -> None:
         raise RecipeError(f"compare needs recipes of different names; got {shorten(names)} (set name: in each)")
     if baseline is not None and baseline not in names:
         raise RecipeError(f"no recipe here is called '{baseline}'{did_you_mean(baseline, names)}; the baseline is one of {shorten(names)}")
-    fixed = sorted(key for recipe in recipes if recipe.search for key in recipe.search.space if key in {*PAIRED, "name"})
+    fixed = sorted({key for recipe in recipes if recipe.search for key in recipe.search.space if key in {*PAIRED, "name"}})
     if fixed:
         raise RecipeError(f"search.space cannot have {shorten(fixed)}: all runs of a comparison have that in common")
     first = recipes[0]

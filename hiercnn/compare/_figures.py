@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hiercnn.compare._statistics import spread
+from hiercnn.compare._statistics import paired_difference, spread
 from hiercnn.errors import CheckpointError, HierCNNError, did_you_mean, shorten
 from hiercnn.train import atomic_file
 
@@ -50,14 +50,14 @@ def figures(result: dict[str, Any]) -> "dict[str, Figure]":
 
     Returns:
         Figures by name: `accuracy-by-epoch` (by images seen if the recipes' epochs cannot be set side by side), `accuracy-by-seconds`,
-        `gap`, `steps` down the tree if there are several levels, `differences` if there is a recipe besides the baseline, `budgets` if
+        `gap`, `differences` if there is a recipe besides the baseline, `steps` down the tree if there are several levels too, `budgets` if
         some were trained.
     """
     drawn = {"accuracy-by-epoch": _accuracy_by_epoch(result), "accuracy-by-seconds": _accuracy_by_seconds(result), "gap": _gap(result)}
-    if len(result["levels"]) > 1:
-        drawn["steps"] = _steps(result)
     if len(result["recipes"]) > 1:
         drawn["differences"] = _differences(result)
+        if len(result["levels"]) > 1:
+            drawn["steps"] = _steps(result)
     if result.get("budgets"):
         drawn["budgets"] = _budgets(result)
     return drawn
@@ -81,14 +81,19 @@ def save_figures(result: dict[str, Any], folder: Path | str, formats: Sequence[s
     for wanted in formats:
         if wanted not in FORMATS:
             raise HierCNNError(f"formats: {wanted!r} is not one of {shorten(FORMATS)}{did_you_mean(wanted, FORMATS)}")
-    folder, drawn = Path(folder), figures(result)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {folder} for figures: {error}; name another") from error
+    folder, drawn = make_folder(folder), figures(result)
     paths = _write(folder, _pages(drawn) if "html" in formats else {})
     images, left_out = _images(drawn, [wanted for wanted in formats if wanted != "html"])
     return Saved(paths + _write(folder, images), left_out)
+
+
+def make_folder(folder: Path | str) -> Path:
+    """The folder, made if it does not exist. Raises CheckpointError if it cannot be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the folder {folder} for figures: {error}; name another") from error
+    return Path(folder)
 
 
 # ---- the pictures
@@ -176,26 +181,40 @@ def _differences(result: dict[str, Any]) -> "Figure":
 
 
 def _steps(result: dict[str, Any]) -> "Figure":
-    """A panel a level: accuracy given that the level above is right. Their product is the leaf accuracy."""
+    """A row a recipe, a panel a level: paired difference of the accuracy given that the level above is right."""
     looks, levels = _looks(result), result["levels"]
+    base = looks.pop(result["baseline"]).label
     above = [None, *levels]
     titles = [_literal(level if coarser is None else f"{level}, given {coarser}") for level, coarser in zip(levels, above, strict=False)]
     figure = _panels(titles, columns=len(levels))
+    ends = [0.0]
     for number, (level, coarser) in enumerate(zip(levels, above, strict=False)):
-        for name, look in looks.items():
-            accuracies = [run["accuracy"] for run in result["recipes"][name]["runs"]]
-            step = spread([100 * one[level] / (1 if coarser is None else max(one[coarser], 1e-9)) for one in accuracies])
-            bars = None if step["sd"] is None else {"array": [step["sd"]], "thickness": 1.5, "width": 6}
-            point = {"x": [look.label], "y": [step["mean"]], "error_y": bars, "hovertemplate": "%{y:.1f} %", "marker_size": 10}
-            figure.add_scatter(**look.trace | {"mode": "markers"}, **point, showlegend=number == 0, row=1, col=number + 1)
-    figure.update_xaxes(showticklabels=False, range=[-0.6, len(looks) - 0.4])
-    figure.update_yaxes(title_text=f"{result['measured_on']} accuracy in %", col=1)
+        theirs = _step(result, result["baseline"], level, coarser)
+        found = [paired_difference(_step(result, name, level, coarser), theirs) for name in looks]
+        ends += [100 * end for one in found for end in one["interval"] or [one["mean"]]]
+        for row, (look, one) in enumerate(zip(looks.values(), found, strict=True)):
+            marker = {"mode": "markers", "marker": {"color": look.colour, "symbol": look.symbol, "size": 9}, "showlegend": False}
+            point = {"x": [100 * one["mean"]], "y": [row], "error_x": _interval_bars([one]), "text": [f"{look.label}: {_points(one)}"]}
+            figure.add_scatter(**point, **marker, hoverinfo="text", row=1, col=number + 1)
+    names = {"tickvals": list(range(len(looks))), "ticktext": [look.wrapped(30) for look in looks.values()], "ticklabelstandoff": 8}
+    figure.update_yaxes(range=[len(looks) - 0.5, -0.5], showgrid=False, zeroline=False, showticklabels=False)
+    figure.update_yaxes(**names, showticklabels=True, automargin=True, col=1)
+    air = 0.05 * (max(ends) - min(ends)) or 1.0
+    scale = {"range": [min(ends) - air, max(ends) + air], "zeroline": True, "zerolinecolor": BASELINE, "zerolinewidth": 1.5}
+    figure.update_xaxes(title_text=f"difference from {base}, points", tickformat="+~f", **scale)
     notes = [
-        "Accuracy at a level among the images that are right at the level to its left; the product of all panels is the leaf accuracy.",
-        _spread_note(result, "Mean ± sd"),
+        f"{result['measured_on'].capitalize()} accuracy at a level among the images right at the level to its left, minus {base}'s.",
+        "All panels have one scale.",
+        _pairs_note(result),
         _prefix_note(result),
     ]
-    return _finish(figure, "Where on the way down the tree a recipe gains", notes, [look.name for look in looks.values()], PANEL)
+    return _finish(figure, "Where on the way down the tree a recipe gains", notes, levels, 100 + 34 * len(looks))
+
+
+def _step(result: dict[str, Any], name: str, level: str, coarser: str | None) -> list[float]:
+    """Accuracy of each seed at a level among the images that are right at the coarser one."""
+    accuracies = [run["accuracy"] for run in result["recipes"][name]["runs"]]
+    return [one[level] / (1 if coarser is None else max(one[coarser], 1e-9)) for one in accuracies]
 
 
 def _budgets(result: dict[str, Any]) -> "Figure":

@@ -30,13 +30,22 @@ class Job:
         return f"{self.path.name.removesuffix(f'-seed{self.recipe.seed}')}, seed {self.recipe.seed}"
 
 
-def finished_runs(jobs: Sequence[Job], *, processes: int, trust_imports: bool, tell: Tell, may_fail: bool = False) -> list[Run]:
+def finished_runs(
+    jobs: Sequence[Job],
+    *,
+    processes: int,
+    trust_imports: bool,
+    tell: Tell,
+    may_fail: bool = False,
+    check: Callable[[Run], None] = lambda run: None,
+) -> list[Run]:
     """Finish every job that is not finished yet and return all runs, in order.
 
     Args:
         may_fail: Return runs whose loss was not finite (`run.failed`) as they are, instead of raising.
         processes: Runs at once; 1 trains in this process. Several share the cores between them unless OMP_NUM_THREADS is set, and each
             writes what it has to say to `train.log` in its run folder.
+        check: Called with every finished run as soon as it is; what it raises ends the others, which save.
         tell: Called with a line before and, of processes, after each run.
 
     Raises:
@@ -45,26 +54,26 @@ def finished_runs(jobs: Sequence[Job], *, processes: int, trust_imports: bool, t
     """
     given_up = {job.path: Run(job.path) for job in jobs if may_fail and Run(job.path).failed}
     ready = [job for job in jobs if Run(job.path).finished]  # first: those of another recipe are refused before anything is trained
-    runs = given_up | {job.path: _finished_run(job, trust_imports, tell, may_fail) for job in ready}
+    runs = given_up | {job.path: _finished_run(job, trust_imports, tell, may_fail, check) for job in ready}
     missing = [job for job in jobs if job.path not in runs]
     if processes > 1:
         if missing and (missing[0].recipe.data.model_extra or {}).get("download"):
             build_source(missing[0].recipe)  # fetched once, before several would
-        _in_processes(missing, processes, trust_imports, tell, may_fail)
+        _in_processes(missing, processes, trust_imports, tell, may_fail, check)
         runs |= {job.path: Run(job.path) for job in missing if may_fail and Run(job.path).failed}
-        missing, tell = [job for job in missing if job.path not in runs], _silence
-    runs |= {job.path: _finished_run(job, trust_imports, tell, may_fail) for job in missing}
+        missing, tell, check = [job for job in missing if job.path not in runs], _silence, _silence
+    runs |= {job.path: _finished_run(job, trust_imports, tell, may_fail, check) for job in missing}
     return [runs[job.path] for job in jobs]
 
 
-def _finished_run(job: Job, trust_imports: bool, tell: Tell, may_fail: bool) -> Run:
+def _finished_run(job: Job, trust_imports: bool, tell: Tell, may_fail: bool, check: Callable[[Run], None]) -> Run:
     run = Run(job.path)
     if run.finished:
         tell(f"{job}: finished already, in {job.path}")
     else:
         tell(f"{job}{': resuming' if run.exists() else ''}")
     try:
-        return fit(job.recipe, run_dir=job.path, resume=run.exists(), trust_imports=trust_imports)
+        run = fit(job.recipe, run_dir=job.path, resume=run.exists(), trust_imports=trust_imports)
     except Interrupted as stop:
         raise Interrupted(f"stopped in {job}; everything is saved in {job.path}. Go on with the same command", stop.signal) from None
     except TrainingError as error:
@@ -72,16 +81,18 @@ def _finished_run(job: Job, trust_imports: bool, tell: Tell, may_fail: bool) -> 
             raise
         tell(f"{job}: given up, {str(error).splitlines()[0]}")
         return run
+    check(run)
+    return run
 
 
-def _silence(text: str) -> None:
+def _silence(_: object) -> None:
     pass
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
-def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Tell, may_fail: bool) -> None:
+def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Tell, may_fail: bool, check: Callable[[Run], None]) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // processes)
     waiting, running, done = list(jobs), {}, 0
@@ -102,6 +113,7 @@ def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Te
                     _check(process, job, stop)
                     if process.returncode == 0:
                         tell(f"{job}: done in {time.monotonic() - began:.0f} s ({done} of {len(jobs)})")
+                        check(Run(job.path, trust_imports=trust_imports))
         finally:
             for process in running:
                 process.terminate()

@@ -66,7 +66,8 @@ def draw_candidates(recipe: Recipe) -> list[dict[str, Any]]:
     try:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=recipe.search.seed))
         space = {key: _distribution(values) for key, values in recipe.search.space.items()}
-        return [{}, *(study.ask(space).params for _ in range(recipe.search.trials - 1))]
+        drawn = (study.ask(space).params for _ in range(recipe.search.trials - 1))
+        return [{}, *{json.dumps(values): values for values in drawn}.values()]  # lists of values are drawn from with repetition
     finally:
         optuna.logging.set_verbosity(before)
 

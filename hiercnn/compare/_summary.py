@@ -15,7 +15,7 @@ from hiercnn.compare._statistics import (
     spread,
     train_val_gap,
 )
-from hiercnn.errors import RecipeError
+from hiercnn.errors import CheckpointError, RecipeError
 from hiercnn.recipe import Recipe, Run, differing_keys
 
 FORMAT = "hiercnn.compare/2"
@@ -41,10 +41,7 @@ def summarise(
         RecipeError: Runs of one seed were validated or tested on different images, or have different classes.
     """
     baseline = baseline or next((recipe.name for recipe in recipes if not recipe.model.heads), recipes[0].name)
-    for listed in (short or {"": ()}).values():
-        _check_same_images(listed, runs[baseline])
-    for listed in runs.values():
-        _check_same_images(listed, runs[baseline])
+    check_same_images([run for listed in [*runs.values(), *(short or {}).values()] for run in listed])
     levels = _common_levels([listed[0] for listed in runs.values()])
     anytime = _read_at_every_epoch(recipes)
     measured = {name: [_measure(run) for run in listed] for name, listed in runs.items()}
@@ -65,6 +62,7 @@ def summarise(
         "splits": runs[baseline][0].events[0]["sizes"],
         "recipes": {
             recipe.name: _row(recipe, measured[recipe.name], measured[baseline], levels)
+            | {"splits": runs[recipe.name][0].events[0]["sizes"]}
             | {"differs_in": [key for key in differing_keys(recipe, runs[baseline][0].recipe) if key not in ("name", "seed", "search")]}
             for recipe in recipes
         },
@@ -104,6 +102,15 @@ def _difference(level: str, what: str, ours: list[dict], baseline: list[dict]) -
 
 
 def _measure(run: Run) -> dict[str, Any]:
+    try:
+        return _measured(run)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the run in {run.path} is damaged ({type(error).__name__}: {error}); delete that folder to begin it again"
+        ) from None
+
+
+def _measured(run: Run) -> dict[str, Any]:
     end, start, rows = run.end, run.events[0], curve(run)
     return {
         "path": run.path.name,
@@ -165,10 +172,12 @@ def _common_levels(runs: Sequence[Run]) -> list[str]:
     return [name for name in first if name != "leaf" and all(other.get(name) == first[name] for other in partitions)] + ["leaf"]
 
 
-def _check_same_images(runs: Sequence[Run], baseline: Sequence[Run]) -> None:
-    """A difference is paired only if both runs of a seed are validated and tested on the same images."""
-    for run, base in zip(runs, baseline, strict=False):
-        ours, theirs = (one.events[0]["digests"] for one in (run, base))
+def check_same_images(runs: Sequence[Run]) -> None:
+    """A difference is paired only if all runs of a seed are validated and tested on the same images. Raises RecipeError otherwise."""
+    first: dict[int, Run] = {}
+    for run in runs:
+        base = first.setdefault(run.recipe.seed, run)
+        ours, theirs = (one.events[0].get("digests", {}) for one in (run, base))
         changed = [split for split in ("val", "test") if ours.get(split) != theirs.get(split)]
         if changed or run.hierarchy.classes != base.hierarchy.classes:
             what = f"{' and '.join(changed)} images" if changed else "classes"

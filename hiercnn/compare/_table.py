@@ -40,7 +40,11 @@ def budget_cells(result: dict[str, Any]) -> Cells:
     shares = [point["share"] for point in next(iter(result["budgets"].values()))]
     rows = []
     for name, points in result["budgets"].items():
-        texts = [f"{_percent(point['accuracy'])} ({_interval(point['difference'], 100, 1)})" for point in points]
+        itself = [name == result["baseline"] and point["share"] == 1 for point in points]
+        texts = [
+            _percent(point["accuracy"]) + ("" if same else f" ({_interval(point['difference'], 100, 1)})")
+            for point, same in zip(points, itself, strict=True)
+        ]
         enough = next((f"{point['share']:g} E" for point in points if point["difference"]["mean"] >= 0), "–")
         rows.append([name, *texts, enough])
     return [["recipe", *(f"{share:g} E" for share in shares), "as good as the baseline at E"], *rows]
@@ -101,7 +105,13 @@ def csv_text(result: dict[str, Any]) -> str:
 def title(result: dict[str, Any]) -> str:
     """What the main table shows."""
     count = seeds(result)
-    return f"{result['measured_on']} accuracy in %, {count} seed{'s' if count > 1 else ''}, {result['epochs']} epochs"
+    return f"{result['measured_on']} accuracy in %, {count} seed{'s' if count > 1 else ''}, {epochs(result)} epochs"
+
+
+def epochs(result: dict[str, Any]) -> str:
+    """Number of epochs of all recipes, or from the fewest to the most."""
+    counts = sorted({row["epochs"] for row in result["recipes"].values()})
+    return f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else str(counts[0])
 
 
 def seeds(result: dict[str, Any]) -> int:
@@ -190,11 +200,16 @@ def _number(values: dict[str, Any] | None) -> str:
 def _interval(difference: dict[str, Any] | None, scale: float, digits: int) -> str:
     if difference is None:
         return "–"
-    text = f"{scale * difference['mean']:+.{digits}f}"
+    text = _signed(scale * difference["mean"], digits)
     if difference["interval"] is None:
         return text
-    low, high = (f"{scale * end:+.{digits}f}" for end in difference["interval"])
+    low, high = (_signed(scale * end, digits) for end in difference["interval"])
     return f"{text} [{low}, {high}]"
+
+
+def _signed(value: float, digits: int) -> str:
+    """+1.2, -0.3, and +0.0 on both sides of nothing."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def _epochs(row: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ class DataSettings(Settings):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
-    image_size: Count | None = None
+    image_size: Annotated[int, Field(ge=2, le=8192)] | None = None
     per_class: Count | None = None
     imbalance: Annotated[float, Field(gt=1)] | None = None
     label_noise: LabelNoise | None = None

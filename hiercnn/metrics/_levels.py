@@ -31,13 +31,14 @@ class LevelAccuracy:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: leaf logits [B, C], labels [B] int64."""
         is_leaf = labels < self.num_classes
-        top = logits.topk(min(5, self.num_classes), dim=1).indices
-        hits = (top == labels[:, None]) & is_leaf[:, None]
+        predicted = logits.argmax(1)  # the first of equal scores, here and in `Mistakes`
+        hit = (predicted == labels) & is_leaf
+        top = (logits.topk(min(5, self.num_classes), dim=1).indices == labels[:, None]).any(1) & is_leaf
         nll = F.cross_entropy(logits.float(), torch.where(is_leaf, labels, -100), reduction="none")
-        rows = [(hits[:, 0], is_leaf), (hits.any(1), is_leaf), (nll, is_leaf)]
+        rows = [(hit, is_leaf), (top | hit, is_leaf), (nll, is_leaf)]
         for groups in self._groups:
             wanted = groups[labels]
-            rows.append(((groups[top[:, 0]] == wanted) & (wanted >= 0), wanted >= 0))
+            rows.append(((groups[predicted] == wanted) & (wanted >= 0), wanted >= 0))
         self._sums += torch.stack([torch.stack([value.double().sum(), known.double().sum()]) for value, known in rows])
 
     def merge(self, other: "LevelAccuracy") -> None:

@@ -129,14 +129,20 @@ class RunFolder:
         try:
             lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise CheckpointError(f"no run in {self.path}: cannot read metrics.jsonl ({error.strerror})") from None
+            raise CheckpointError(f"no run in {self.path}: cannot read metrics.jsonl ({error.strerror}); delete that folder") from None
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{self.metrics_file} is damaged; delete that folder to begin the run again") from None
         events = []
         for number, line in enumerate(lines, start=1):
             try:
                 events.append(json.loads(line))
             except json.JSONDecodeError:
                 if number < len(lines):
-                    raise CheckpointError(f"{self.metrics_file} line {number} is damaged") from None
+                    raise CheckpointError(
+                        f"{self.metrics_file} line {number} is damaged; delete that folder to begin the run again"
+                    ) from None
+        if not all(isinstance(event, dict) and "event" in event for event in events):
+            raise CheckpointError(f"{self.metrics_file} is damaged; delete that folder to begin the run again")
         return events
 
     @property

@@ -25,7 +25,7 @@ class Odd(CrossEntropy):
 
     Args:
         wait_while: From the second epoch on, waits as long as this file is there and nobody has asked to stop.
-        nan_after: Is not finite, once this file is there.
+        breaks_after: Raises, once this file is there.
         stop: Asks its own process to stop, in the second epoch.
     """
 
@@ -34,19 +34,19 @@ class Odd(CrossEntropy):
         hierarchy: Hierarchy,
         *,
         wait_while: str | None = None,
-        nan_after: str | None = None,
+        breaks_after: str | None = None,
         stop: bool = False,
         inner_labels: bool = False,
     ):
         super().__init__(hierarchy, inner_labels=inner_labels)
-        self.wait_while, self.nan_after, self.stops, self.calls = wait_while, nan_after, stop, 0
+        self.wait_while, self.breaks_after, self.stops, self.calls = wait_while, breaks_after, stop, 0
 
     def forward(self, logits, labels):
         self.calls += 1
         terms = super().forward(logits, labels)
-        if self.nan_after is not None:
-            await_true(Path(self.nan_after).exists)
-            return {name: term * float("nan") for name, term in terms.items()}
+        if self.breaks_after is not None:
+            await_true(Path(self.breaks_after).exists)
+            raise RuntimeError("broken")
         if self.calls > BATCHES and self.wait_while is not None:
             await_true(lambda: not Path(self.wait_while).exists() or _asked_to_stop(), seconds=120)
         if self.calls == BATCHES + 2 and self.stops:

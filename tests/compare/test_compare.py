@@ -11,7 +11,7 @@ from train.tiny import BRANCHES, Spy, tiny
 import hiercnn.compare._runs as module
 from hiercnn import Run, fit
 from hiercnn.compare import compare, curve, epochs_to_target
-from hiercnn.errors import Interrupted, RecipeError
+from hiercnn.errors import CheckpointError, Interrupted, RecipeError, TrainingError
 from hiercnn.hierarchy import builtin
 from hiercnn.recipe import load_recipe
 
@@ -188,6 +188,46 @@ def test_what_cannot_be_compared(tmp_path, recipes, message):
 def test_other_images_or_classes_are_no_pair(tmp_path):
     with pytest.raises(RecipeError, match="other and flat cannot be compared: seed 0 has other val and test images"):
         compare([tiny(), tiny("name=other", "data.render_seed=1")], out=tmp_path)
+
+
+def test_other_images_are_noticed_after_the_first_pair(tmp_path):
+    told = []
+    with pytest.raises(RecipeError, match="cannot be compared"):
+        compare([tiny("epochs=1"), tiny("epochs=1", "name=other", "data.render_seed=1")], seeds=3, out=tmp_path, tell=told.append)
+    assert told == ["flat, seed 0", "other, seed 0"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_diverging_run_does_not_stop_the_others(tmp_path, forked, jobs):
+    wild = tiny("name=wild", "optim.lr=1e30")
+    with pytest.raises(TrainingError, match=r"not finite in '.*wild-seed0'; the other runs are finished.*delete these folders, and call"):
+        compare([wild, tiny()], out=tmp_path, jobs=jobs)
+    assert Run(tmp_path / "flat-seed0").finished
+    shutil.rmtree(tmp_path / "wild-seed0")
+    told = []
+    assert set(compare([tiny("name=wild"), tiny()], out=tmp_path, tell=told.append)["recipes"]) == {"wild", "flat"}
+    assert "flat, seed 0: finished already" in told[0]
+
+
+def test_a_comparison_of_other_runs_is_kept(tmp_path):
+    first = compare([tiny("epochs=1"), tiny("epochs=1", "name=other")], out=tmp_path)
+    compare([tiny("epochs=1"), tiny("epochs=1", "name=other")], seeds=2, out=tmp_path)  # more of the same takes its place
+    assert not (tmp_path / "compare-1.json").exists()
+    compare([tiny("epochs=1")], out=tmp_path)
+    kept = json.loads((tmp_path / "compare-1.json").read_text())
+    assert set(kept["recipes"]) == set(first["recipes"])
+    assert (tmp_path / "compare-1.md").exists()
+    compare([tiny("epochs=1"), tiny("epochs=1", "name=third")], out=tmp_path)
+    assert not (tmp_path / "compare-2.json").exists()
+
+
+@pytest.mark.parametrize("damage", ['["no object"]\n', '{"event": "start"}\n{"event": "end"}\n', b"\xff\xfe"])
+def test_a_damaged_run_is_named(tmp_path, damage):
+    compare([tiny("epochs=1")], out=tmp_path)
+    file = tmp_path / "flat-seed0" / "metrics.jsonl"
+    file.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    with pytest.raises(CheckpointError, match=r"flat-seed0.*is damaged.*delete that folder to begin"):
+        compare([tiny("epochs=1")], out=tmp_path)
 
 
 def test_levels_with_other_groups_are_left_out(tmp_path):

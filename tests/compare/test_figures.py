@@ -6,6 +6,7 @@ import shutil
 from html import unescape
 from math import sqrt
 
+import numpy as np
 import pytest
 
 from hiercnn.compare._figures import BASELINE, WIDTH, figures, save_figures
@@ -201,20 +202,24 @@ def test_markers_of_a_row_stay_in_it():
     assert len({trace.y for trace in figure.data}) == len({trace.marker.color for trace in figure.data}) == len(LEVELS)
 
 
-def test_steps_down_the_tree_multiply_to_the_leaf_accuracy():
-    result = comparison(seeds=1)
-    figure = figures(result)["steps"]
-    for name, row in result["recipes"].items():
-        coarse, fine = (bar.y[0] for bar in figure.data if bar.name == name)
-        assert coarse == pytest.approx(100 * row["runs"][0]["accuracy"]["3 groups"])
-        assert coarse * fine / 100 == pytest.approx(100 * row["runs"][0]["accuracy"]["leaf"])
-
-
-def test_steps_have_the_spread_of_the_ratio_over_seeds():
+def test_steps_are_differences_of_shares_given_the_level_above():
     result = comparison(seeds=3)
-    ratios = [100 * run["accuracy"]["leaf"] / run["accuracy"]["3 groups"] for run in result["recipes"]["heads"]["runs"]]
-    bar = [bar for bar in figures(result)["steps"].data if bar.name == "heads"][1]
-    assert (bar.y[0], bar.error_y.array[0]) == pytest.approx(mean_sd(ratios))
+    shares = {
+        name: np.array([[run["accuracy"]["3 groups"], run["accuracy"]["leaf"] / run["accuracy"]["3 groups"]] for run in row["runs"]])
+        for name, row in result["recipes"].items()
+    }
+    drawn = figures(result)["steps"].data
+    assert len(drawn) == 2
+    for step, bar in enumerate(drawn):
+        mean, sd = mean_sd(100 * (shares["heads"] - shares["flat"])[:, step])
+        assert bar.x[0] == pytest.approx(mean)
+        assert bar.error_x.array[0] == pytest.approx(4.302653 * sd / 3**0.5)  # Student's t with two degrees of freedom
+
+
+def test_steps_have_one_scale():
+    layout = figures(comparison(seeds=3))["steps"].layout
+    assert layout.xaxis.range == layout.xaxis2.range
+    assert layout.xaxis.range[0] < 0 < layout.xaxis.range[1]
 
 
 def test_one_level_has_no_steps():
@@ -224,7 +229,7 @@ def test_one_level_has_no_steps():
 
 
 def test_one_recipe_alone_has_no_differences():
-    assert list(figures(comparison(names=("flat",)))) == ["accuracy-by-epoch", "accuracy-by-seconds", "gap", "steps"]
+    assert list(figures(comparison(names=("flat",)))) == ["accuracy-by-epoch", "accuracy-by-seconds", "gap"]
 
 
 @pytest.mark.parametrize("absent", [{}, {"budgets": None}])

@@ -57,6 +57,12 @@ def test_draws_lie_in_the_space():
     assert {values["loss.label_smoothing"] for values in drawn} == {0.0, 0.1}
 
 
+def test_no_candidate_is_drawn_twice():
+    candidates = draw_candidates(searching(tiny(), trials=20, space={"optim.lr": [0.1, 0.2]}))
+    assert candidates[0] == {}
+    assert sorted(values["optim.lr"] for values in candidates[1:]) == [0.1, 0.2]
+
+
 def test_draws_depend_on_the_search_section_alone():
     more = draw_candidates(searching(tiny("seed=7", BRANCHES), trials=6))
     assert more[:3] == draw_candidates(FLAT)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_trees import trees
 
-from hiercnn.hierarchy import Hierarchy, from_classes, from_nested
-from hiercnn.metrics import Mistakes
+from hiercnn.hierarchy import Hierarchy, builtin, from_classes, from_nested
+from hiercnn.metrics import LevelAccuracy, Mistakes
 
 TREE = from_nested({"animal": {"pet": ["cat", "dog"], "wild": {"big": ["wolf"]}}, "car": None}, ["car", "wolf", "cat", "dog"])
 CAR, WOLF, CAT, DOG = range(4)
@@ -126,3 +126,14 @@ def test_inputs_are_not_written_to():
     measured(TREE, logits, labels)
     assert logits.equal(torch.eye(4))
     assert labels.tolist() == [0, 1, TREE.label("pet"), 2]
+
+
+def test_equal_scores_are_one_prediction_for_all_metrics():
+    tree = builtin("synthetic")
+    logits, labels = torch.randint(0, 2, (500, tree.num_classes)).float(), torch.randint(tree.num_classes, (500,))
+    cuts = tree.cuts([3, 9])
+    levels, mistakes = LevelAccuracy(tree.num_classes, cuts), Mistakes(tree)
+    levels.update(logits, labels)
+    mistakes.update(logits, labels)
+    wrong = [1 - accuracy for accuracy in levels.compute()["accuracy"].values()]
+    assert mistakes.compute()["hd1"] == pytest.approx(sum(wrong))  # every level of this tree is a cut

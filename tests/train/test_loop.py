@@ -14,6 +14,7 @@ from hiercnn.errors import DataError, RecipeError, TrainingError
 from hiercnn.hierarchy import builtin
 from hiercnn.models import HierarchicalModel, build_model
 from hiercnn.train import RunFolder, load_weights
+from hiercnn.train._evaluate import exact_scores
 
 
 class NanAt(nn.Module):
@@ -216,3 +217,16 @@ def test_compiled_run_learns_the_same(tmp_path):
     compiled = fit(tiny(BRANCHES, "train.compile=true"), run_dir=tmp_path / "compiled")
     losses = [[event["train"]["loss"] for event in run.metrics] for run in (plain, compiled)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_evaluated_scores_are_not_rounded_to_bfloat16(tmp_path):
+    run = fit(tiny("epochs=1", "train.precision=bfloat16", "eval.predictions=false"), run_dir=tmp_path / "run")
+    model, images = run.model, torch.randn(200, 3, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = model(images).leaf
+        with exact_scores(model):
+            exact = model(images).leaf
+    assert (rounded.dtype, exact.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(exact, rounded.float(), rtol=0.02, atol=0.02)
+    assert (exact != exact.bfloat16().float()).float().mean() > 0.9
+    assert not model.backbone.get_classifier()._forward_hooks
