@@ -1,15 +1,51 @@
-"""What all losses of the leaf logits share: their hierarchy as buffers, their checks, and labels that are inner nodes."""
+"""What all losses share: their hierarchy as buffers, their checks, and labels that are inner nodes."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiercnn.errors import ShapeError
 from hiercnn.hierarchy import Hierarchy
+from hiercnn.losses._rings import node_rings
+from hiercnn.ops import Rings, ring_nll
 
 
-class LeafLoss(nn.Module):
-    """Base of the losses: logits [B, C] and labels [B] → named terms, whose sum is minimised.
+class TreeLoss(nn.Module):
+    """Base of the losses: scores and labels [B] → named terms, whose sum is minimised.
+
+    Args:
+        hierarchy: Its classes and inner nodes are the labels.
+        inner_labels: Whether labels may be inner nodes; the data decide this in a recipe.
+
+    Attributes:
+        scores: Whose scores it takes: `leaf` [B, C], or `nodes` [B, N − 1], all but the root.
+    """
+
+    scores = "leaf"
+
+    def __init__(self, hierarchy: Hierarchy, *, inner_labels: bool):
+        super().__init__()
+        self.inner_labels = inner_labels
+        self.num_classes = hierarchy.num_classes
+        self.num_labels = hierarchy.num_nodes if inner_labels else hierarchy.num_classes
+
+    def keep(self, name: str, tables: tuple) -> None:
+        """Hold tables of an operator as buffers that move with the module; `rings` gives them back."""
+        for field, value in zip(type(tables)._fields, tables, strict=True):
+            self.register_buffer(f"{name}_{field}", value, persistent=False)
+
+    def rings(self, name: str) -> Rings:
+        """The tables kept under a name."""
+        return Rings(*(self.get_buffer(f"{name}_{field}") for field in Rings._fields[:4]), getattr(self, f"{name}_soft"))
+
+    def is_leaf(self, labels: Tensor) -> Tensor:
+        """Whether each label is a class: [B] bool."""
+        return labels < self.num_classes
+
+
+class LeafLoss(TreeLoss):
+    """Base of the losses of leaf logits [B, C].
 
     Args:
         hierarchy: Its classes are the logits, its labels the targets.
@@ -17,34 +53,29 @@ class LeafLoss(nn.Module):
     """
 
     def __init__(self, hierarchy: Hierarchy, *, inner_labels: bool):
-        super().__init__()
-        self.inner_labels = inner_labels
-        nodes = hierarchy.label_nodes
-        for name, array in {"rank": hierarchy.leaf_rank, "start": hierarchy.starts[nodes], "stop": hierarchy.stops[nodes]}.items():
-            self.register_buffer(name, torch.tensor(array), persistent=False)
+        super().__init__(hierarchy, inner_labels=inner_labels)
+        own = hierarchy.label_nodes[: self.num_labels]
+        self.keep("own", node_rings(hierarchy, np.stack([np.zeros_like(own), own], 1), np.ones((len(own), 2))))
 
     def checked(self, logits: Tensor) -> Tensor:
         """The logits in float32 or more. Raises ShapeError unless they are [B, C]."""
-        if logits.ndim != 2 or logits.shape[1] != len(self.rank):
-            raise ShapeError(f"logits: wanted [B, {len(self.rank)}], one score a class, got {list(logits.shape)}")
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            raise ShapeError(f"logits: wanted [B, {self.num_classes}], one score a class, got {list(logits.shape)}")
+        return logits.float() if logits.dtype.itemsize < 4 else logits
 
     def mean_nll(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Mean over the batch of −log p_y of classes (smoothed, if asked) and −log q_v of inner nodes."""
         if not self.inner_labels:
             return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        leaf = F.cross_entropy(logits, torch.where(self.is_leaf(labels), labels, 0), label_smoothing=label_smoothing, reduction="none")
-        return torch.where(self.is_leaf(labels), leaf, self.inner_nll(logits, labels)).mean()
+        return (self.own_nll(logits, labels) + self.smoothing(logits, labels, label_smoothing)).mean()
 
-    def inner_nll(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """−log q_v of the node v that each label is: [B]."""
-        return set_nll(logits, (self.rank >= self.start[labels, None]) & (self.rank < self.stop[labels, None]))
+    def own_nll(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """−log p_y or −log q_v of the node that each label is: [B]."""
+        return ring_nll(logits, labels, self.rings("own"))
 
-    def is_leaf(self, labels: Tensor) -> Tensor:
-        """Whether each label is a class: [B] bool."""
-        return labels < len(self.rank)
-
-
-def set_nll(logits: Tensor, members: Tensor) -> Tensor:
-    """−log of the summed probability of the classes in `members` [B, C] (bool; a row of none gives inf): [B]."""
-    return logits.logsumexp(1) - logits.masked_fill(~members, -torch.inf).logsumexp(1)
+    def smoothing(self, logits: Tensor, labels: Tensor, share: float) -> Tensor:
+        """What mixes the mean over all classes of −log p into −log p_y, share : 1 − share, for labels that are classes: [B]."""
+        if not share:
+            return logits.new_zeros(())
+        mean = logits.logsumexp(1) - logits.mean(1)
+        return torch.where(self.is_leaf(labels), share * (mean - self.own_nll(logits, labels)), 0)

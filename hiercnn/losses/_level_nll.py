@@ -3,14 +3,15 @@
 from typing import Annotated
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from hiercnn.errors import RecipeError
 from hiercnn.hierarchy import Cut, CutChoice, Hierarchy, chosen_cuts
-from hiercnn.losses._leaf_loss import LeafLoss, set_nll
+from hiercnn.losses._leaf_loss import LeafLoss
 from hiercnn.losses._registry import losses
+from hiercnn.losses._rings import node_rings, partition_rings
+from hiercnn.ops import ring_nll
 from hiercnn.settings import Settings
 
 
@@ -43,8 +44,8 @@ class LevelNLL(LeafLoss):
         seed: Where `random: true` draws from; the run's in a recipe.
 
     Shapes:
-        logits [B, C] (half types are summed in float32), labels [B] int64 → {"leaf": …, "<cut>": …}, means over the batch in nats,
-        each with its weight, so that their sum is the loss.
+        logits [B, C] (half types are summed in float32), labels [B] int64 → {"level_nll": …}, mean over the batch in nats, with weights;
+        random levels, if any, are terms of their own.
 
     Raises:
         HierarchyError: A cut that does not exist. RecipeError: no level, or a cut of one group. ShapeError: logits that are not [B, C].
@@ -63,35 +64,40 @@ class LevelNLL(LeafLoss):
     ):
         super().__init__(hierarchy, inner_labels=inner_labels)
         self.label_smoothing = label_smoothing
-        self.levels: list[tuple[str, float]] = []
+        self.random: list[str] = []
         if not levels:
             raise RecipeError("levels: needs at least one level, such as {cut: 20, weight: 1.0}")
+        nodes, weights = [np.zeros(self.num_labels, dtype=np.int64)], [np.zeros(self.num_labels)]
         for level in (Level.model_validate(level) for level in levels):
             cut = chosen_cuts(hierarchy, [level.cut])[0]
             if len(cut) < 2:
                 raise RecipeError(f"levels: the cut '{cut.name}' has one group, which every image is in; cut lower")
-            if level.random is not False:
+            if level.random is False:
+                group = _group_of_label(cut, hierarchy)[: self.num_labels]
+                nodes.append(np.where(group >= 0, cut.nodes[group], 0))
+                weights.append(np.where(group >= 0, level.weight, 0.0))
+            else:
                 cut = hierarchy.random_like(cut, seed if level.random is True else level.random)
-            number = len(self.levels)
-            self.register_buffer(f"groups{number}", torch.tensor(cut.groups), persistent=False)
-            self.register_buffer(f"wanted{number}", torch.tensor(_group_of_label(cut, hierarchy)), persistent=False)
-            self.levels.append((cut.name, level.weight))
+                self.random.append(cut.name)
+                self.keep(f"random{len(self.random)}", partition_rings(cut, self.num_labels, level.weight))
+        nodes.append(hierarchy.label_nodes[: self.num_labels])
+        weights.append(np.ones(self.num_labels))
+        order = np.argsort(np.stack(nodes, 1), axis=1, kind="stable")  # all are on the path to the label, so the deeper have larger numbers
+        columns = (np.take_along_axis(np.stack(listed, 1), order, 1) for listed in (nodes, weights))
+        self.keep("levels", node_rings(hierarchy, *columns))
 
     def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.checked(logits)
-        terms = {"leaf": self.mean_nll(logits, labels, self.label_smoothing)}
-        for number, (name, weight) in enumerate(self.levels):
-            groups, wanted = self.get_buffer(f"groups{number}"), self.get_buffer(f"wanted{number}")[labels]
-            counts = wanted >= 0
-            nll = set_nll(logits, (groups == wanted[:, None]) | ~counts[:, None])  # rows without an ancestor there: log 1
-            terms[name] = terms.get(name, 0) + weight * nll.mean()
+        losses = ring_nll(logits, labels, self.rings("levels"))
+        terms = {"level_nll": (losses + self.smoothing(logits, labels, self.label_smoothing)).mean()}
+        for number, name in enumerate(self.random, start=1):
+            terms[name] = terms.get(name, 0) + ring_nll(logits, labels, self.rings(f"random{number}")).mean()
         return terms
 
 
-def _group_of_label(cut: Cut, hierarchy: Hierarchy):
+def _group_of_label(cut: Cut, hierarchy: Hierarchy) -> np.ndarray:
     """Group of each label [N] at the cut, −1 where the label is coarser, or is itself a group of several classes, said by its own term."""
     groups = cut.label_groups.copy()
-    if cut.nodes is not None:
-        inner = np.arange(len(groups)) >= hierarchy.num_classes
-        groups[inner & (groups >= 0) & (cut.nodes[groups] == hierarchy.label_nodes)] = -1
+    inner = np.arange(len(groups)) >= hierarchy.num_classes
+    groups[inner & (groups >= 0) & (cut.nodes[groups] == hierarchy.label_nodes)] = -1
     return groups

@@ -11,15 +11,18 @@ from hiercnn.errors import HierarchyError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import LeafLoss
 from hiercnn.losses._registry import losses
+from hiercnn.losses._rings import node_rings, paths
+from hiercnn.ops import ring_nll
 
-MOST_CLASSES = 5000  # the table of targets is [C, C]
+MOST_CLASSES = 5000  # where targets are a [C, C] table
 
 
 @losses.register("soft_labels")
 class SoftLabels(LeafLoss):
     """−Σ_j t_j log p_j with t_j ∝ exp(−β D[y, j] / max D): hierarchical label smoothing. β → ∞ is cross-entropy.
 
-    A label that is an inner node v brings −log q_v.
+    A label that is an inner node v brings −log q_v. Distances that only depend on the common ancestor (lca, information) need no table of
+    all pairs of classes; the others gather rows of one.
 
     Args:
         hierarchy: Its classes are the logits, its labels the targets.
@@ -31,7 +34,7 @@ class SoftLabels(LeafLoss):
         logits [B, C] (half types are summed in float32), labels [B] int64 → {"soft_labels": mean over the batch, in nats}.
 
     Raises:
-        HierarchyError: More than 5,000 classes (the targets are a [C, C] table). ShapeError: logits that are not [B, C].
+        HierarchyError: More than 5,000 classes with a distance that needs the [C, C] table. ShapeError: logits that are not [B, C].
 
     Source: Bertinetto et al., "Making better mistakes" (CVPR 2020), soft labels.
     """
@@ -45,17 +48,43 @@ class SoftLabels(LeafLoss):
         inner_labels: bool = False,
     ):
         super().__init__(hierarchy, inner_labels=inner_labels)
+        self.by_ancestor = distance in ("lca", "information")
+        if self.by_ancestor:
+            self._keep_rings(hierarchy, beta, distance)
+        else:
+            self._keep_table(hierarchy, beta, distance)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.checked(logits)
+        if self.by_ancestor:
+            return {"soft_labels": ring_nll(logits, labels, self.rings("soft")).mean()}
+        leaves = torch.where(self.is_leaf(labels), labels, 0)
+        loss = -(self.targets[leaves].to(logits.dtype) * logits.log_softmax(1)).sum(1)
+        if self.inner_labels:
+            loss = torch.where(self.is_leaf(labels), loss, self.own_nll(logits, labels))
+        return {"soft_labels": loss.mean()}
+
+    def _keep_rings(self, hierarchy: Hierarchy, beta: float, distance: str) -> None:
+        """t_j by the ring that j lies in: the distance of all its classes is that of the path's node, their lowest common ancestor."""
+        nodes = np.maximum.accumulate(paths(hierarchy, self.num_labels), axis=1)
+        leaves = nodes[: self.num_classes]
+        below = (hierarchy.stops - hierarchy.starts)[leaves]
+        sizes = below - np.append(below[:, 1:], np.zeros_like(below[:, :1]), 1)  # classes in each ring
+        far = hierarchy.heights if distance == "lca" else np.log2(hierarchy.stops - hierarchy.starts)
+        farthest = far[leaves][sizes > 0].max() or 1  # of two classes; an only child's parent is no common ancestor
+        share, own = np.zeros(nodes.shape), np.zeros(nodes.shape)
+        share[: self.num_classes] = np.exp(-beta * far[leaves] / farthest)
+        share[: self.num_classes] /= (share[: self.num_classes] * sizes).sum(1, keepdims=True)
+        own[self.num_classes :, -1] = 1  # inner nodes: −log q_v alone
+        self.keep("soft", node_rings(hierarchy, nodes, own, share))
+
+    def _keep_table(self, hierarchy: Hierarchy, beta: float, distance: str) -> None:
         if hierarchy.num_classes > MOST_CLASSES:
-            raise HierarchyError(f"soft_labels keeps a table of {hierarchy.num_classes}² targets; it takes at most {MOST_CLASSES} classes")
+            raise HierarchyError(
+                f"soft_labels keeps a table of {hierarchy.num_classes}² targets for the distance '{distance}'; it takes at most "
+                f"{MOST_CLASSES} classes. The distances lca and information need none"
+            )
         classes = np.arange(hierarchy.num_classes)
         distances = hierarchy.distances(classes[:, None], classes, distance)
         targets = torch.tensor(-beta * distances / (distances.max() or 1)).softmax(1)
         self.register_buffer("targets", targets.float(), persistent=False)
-
-    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.checked(logits)
-        leaves = torch.where(self.is_leaf(labels), labels, 0) if self.inner_labels else labels
-        loss = -(self.targets[leaves].to(logits.dtype) * logits.log_softmax(1)).sum(1)
-        if self.inner_labels:
-            loss = torch.where(self.is_leaf(labels), loss, self.inner_nll(logits, labels))
-        return {"soft_labels": loss.mean()}

@@ -3,8 +3,10 @@
 from hiercnn.models._backbone import PLACES, create_backbone, seeded, stage_index, stages
 from hiercnn.models._heads import PoolHead, heads
 from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model, check_forward
+from hiercnn.models._node_scores import NODE_SCORES
 
 __all__ = [
+    "NODE_SCORES",
     "PLACES",
     "HeadSpec",
     "HierarchicalModel",

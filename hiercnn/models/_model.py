@@ -12,9 +12,10 @@ from hiercnn.errors import HierarchyError, RecipeError, ShapeError, did_you_mean
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.models._backbone import create_backbone, seeded, stage_index, stages, tapped_forward
 from hiercnn.models._heads import heads as head_registry
+from hiercnn.models._node_scores import NODE_SCORES
 from hiercnn.models._path_sum import folded, has_path_sum, share_rows
 
-CLASSIFIERS = ("linear", "path_sum")
+CLASSIFIERS = ("linear", "path_sum", *NODE_SCORES)
 
 
 @dataclass
@@ -24,10 +25,12 @@ class Output:
     Attributes:
         leaf: Leaf logits [B, C].
         heads: Logits [B, K] of every hypernym head, by its name.
+        nodes: Scores of all nodes but the root [B, N − 1], of classifiers that have them.
     """
 
     leaf: Tensor
     heads: dict[str, Tensor] = field(default_factory=dict)
+    nodes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class HierarchicalModel(nn.Module):
         classes: Class names in the order of the logits.
         heads: The heads, by name.
         specs: What each head is, by name; stages as indices.
+        reader: Makes leaf logits [B, C] of the backbone's scores of all nodes but the root; None if the backbone scores the leaves.
 
     Shapes:
         images [B, in_chans, H, W] → `Output` with leaf [B, C] and heads {name: [B, K]}.
@@ -78,9 +82,11 @@ class HierarchicalModel(nn.Module):
         *,
         heads: Mapping[str, nn.Module] | None = None,
         specs: Mapping[str, HeadSpec] | None = None,
+        reader: nn.Module | None = None,
     ):
         super().__init__()
         self.backbone = backbone
+        self.reader = reader
         self.classes = tuple(classes)
         self.heads = nn.ModuleDict(heads or {})
         self.specs = dict(specs or {})
@@ -99,14 +105,20 @@ class HierarchicalModel(nn.Module):
     def forward(self, images: Tensor) -> Output:
         """Score images [B, in_chans, H, W]. Raises ShapeError if the backbone's logits are not [B, C]."""
         if not self.heads:
-            return Output(self._checked(self.backbone(images)))
-        leaf, features = tapped_forward(self.backbone, images, {spec.stage for spec in self.specs.values()})
+            return self._output(self.backbone(images))
+        scores, features = tapped_forward(self.backbone, images, {spec.stage for spec in self.specs.values()})
         with self._own_draws(images):
             heads = {name: head(self._tap(self.specs[name], features)) for name, head in self.heads.items()}
-        leaf = self._checked(leaf)
+        output = self._output(scores)
         for name, feed in self.feeds.items():
-            leaf = leaf + feed(heads[name].log_softmax(1))
-        return Output(leaf, heads)
+            output.leaf = output.leaf + feed(heads[name].log_softmax(1))
+        output.heads = heads
+        return output
+
+    def _output(self, scores: Tensor) -> Output:
+        if self.reader is None:
+            return Output(self._checked(scores))
+        return Output(self._checked(self.reader(scores)), nodes=scores)
 
     def _tap(self, spec: HeadSpec, features: Mapping[int, Tensor]) -> Tensor:
         return features[spec.stage].detach() if spec.stop_gradient else features[spec.stage]
@@ -127,8 +139,10 @@ class HierarchicalModel(nn.Module):
         """The plain timm classifier: same weights, bit-identical leaf logits, no heads. A path sum is folded to a linear layer, in a copy.
 
         Raises:
-            RecipeError: A head feeds the leaf scores, which need it.
+            RecipeError: A head feeds the leaf scores, which need it; or the classifier scores nodes, which only the tree makes leaf scores.
         """
+        if self.reader is not None:
+            raise RecipeError("the classifier scores the nodes of the tree, and leaf scores need the tree; this model cannot do without it")
         if len(self.feeds):
             raise RecipeError(f"the leaf scores need the heads {', '.join(self.feeds)} (feed_forward); this model cannot do without them")
         return folded(copy.deepcopy(self.backbone)) if has_path_sum(self.backbone) else self.backbone
@@ -154,7 +168,8 @@ def build_model(
         backbone: A timm model name; see `create_backbone` for `in_chans`, `stem` and `options`.
         hierarchy: Its classes, in the data set's order, are the leaf logits.
         heads: Hypernym heads; none gives the flat model.
-        classifier: `linear`, or `path_sum`: a class's row is the sum of the rows of the nodes above it (`PathSum`).
+        classifier: `linear`; `path_sum`: a class's row is the sum of the rows of the nodes above it (`PathSum`); `conditional` or `margin`:
+            a row for every node, for the losses conditional_nll and margin_nll.
         seed: Seed of all weights.
 
     Raises:
@@ -167,6 +182,9 @@ def build_model(
         raise RecipeError(f"unknown classifier '{classifier}'{did_you_mean(classifier, CLASSIFIERS)}")
     if classifier == "path_sum":
         share_rows(trunk, hierarchy)
+    if classifier in NODE_SCORES:
+        with seeded(seed + 2_000_003):  # after the backbone's own, whose weights stay those of its twin
+            trunk.reset_classifier(hierarchy.num_nodes - 1)
     placed = {}
     for spec in heads:
         spec = _place(spec, trunk, backbone, hierarchy)
@@ -175,7 +193,8 @@ def build_model(
         placed[spec.name] = spec
     with seeded(seed + 1_000_003):
         modules = {name: _build_head(spec, stages(trunk, backbone)[spec.stage]["num_chs"]) for name, spec in placed.items()}
-    return HierarchicalModel(trunk, hierarchy.classes, heads=modules, specs=placed)
+    reader = NODE_SCORES[classifier](hierarchy) if classifier in NODE_SCORES else None
+    return HierarchicalModel(trunk, hierarchy.classes, heads=modules, specs=placed, reader=reader)
 
 
 def check_forward(model: HierarchicalModel, channels: int, side: int) -> None:

@@ -32,9 +32,9 @@ class Rings(NamedTuple):
     Attributes:
         order: Class at each leaf rank [C], int64.
         starts, stops: Leaf ranks below the k-th node on the path to each label [T, L], int64. k = 0 is the root, 0 … C; the ranges are
-            nested; behind the end of a shorter path they are empty, at the last start.
-        weight: Weight w_k of −log q_k of each node [T, L], float32; column 0 (the root) and empty ranges are not read.
-        soft: Weight s_r of −log p_j of each leaf j in ring r [T, L], float32, or None.
+            nested; behind the end of a shorter path the last is repeated, with weight 0, or ranges are empty, at the last start.
+        weight: Weight w_k ≥ 0 of −log q_k of each node [T, L], float32 or float64; that of the root is not read.
+        soft: Weight s_r of −log p_j of each leaf j in ring r [T, L], float32 or float64, or None.
     """
 
     order: Tensor

@@ -131,9 +131,14 @@ def build_trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None 
     side = recipe.data.image_size if data.train.images is None else data.train.images.shape[-1]
     if side is not None and model is None:
         check_forward(network, data.channels, side)
+    task = build_task(recipe, data, network)
+    if getattr(task.loss, "scores", "leaf") == "nodes" and network.reader is None:
+        raise RecipeError(
+            f"{recipe.loss.name} needs scores of all nodes; pass hiercnn.build_model(…, classifier='conditional' or 'margin')"
+        )
     return Trainer(
         model=network,
-        task=build_task(recipe, data, network),
+        task=task,
         data=data,
         cuts=report_cuts(recipe, data.hierarchy),
         settings=recipe,

@@ -76,14 +76,15 @@ class ModelSettings(Settings):
     Attributes:
         backbone: Any timm model, ours included.
         stem: `small` for timm's ResNets on images of 32–64 px.
-        classifier: `linear`, or `path_sum`: the row of a class is the sum of the rows of the nodes on its path.
+        classifier: `linear`; `path_sum`: the row of a class is the sum of the rows of the nodes on its path; `conditional`, `margin`: a row
+            for every node, which the losses conditional_nll and margin_nll need.
         options: Further arguments of timm.create_model.
         heads: Hypernym heads; none is the flat model.
     """
 
     backbone: str
     stem: Literal["default", "small"] = "default"
-    classifier: Literal["linear", "path_sum"] = "linear"
+    classifier: Literal["linear", "path_sum", "conditional", "margin"] = "linear"
     options: dict[str, Any] = {}
     heads: list[HeadSettings] = []
 

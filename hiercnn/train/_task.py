@@ -29,7 +29,8 @@ class FlatTask(nn.Module):
 
     def forward(self, output: Output, labels: Tensor, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum to minimise and its unweighted terms by name."""
-        terms = dict(self.loss(output.leaf, labels))
+        scores = output.nodes if getattr(self.loss, "scores", "leaf") == "nodes" else output.leaf
+        terms = dict(self.loss(scores, labels))
         return self.weights(epoch)["leaf"] * sum(terms.values()), terms
 
 

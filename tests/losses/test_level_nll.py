@@ -13,7 +13,7 @@ from random_trees import choices_of_cuts
 from train.tiny import tiny
 
 from hiercnn.errors import HierarchyError, RecipeError, ShapeError
-from hiercnn.hierarchy import Hierarchy, from_nested
+from hiercnn.hierarchy import Cut, Hierarchy, from_nested
 from hiercnn.losses import CrossEntropy, LevelNLL, losses
 from hiercnn.recipe import build_data, build_hierarchy, build_recipe_model, build_source, build_task, load_recipe
 
@@ -81,17 +81,17 @@ def test_by_hand():
     """Probabilities 1/2, 1/4, 1/8, 1/8 of car, wolf, cat, dog; two levels: {animal, car} × 1/2 and {pet, wild, car} × 2."""
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
     wanted = {
-        "wolf": {"leaf": 2, "2 groups": 0.5, "3 groups": 4},
-        "cat": {"leaf": 3, "2 groups": 0.5, "3 groups": 4},
-        "big": {"leaf": 2, "2 groups": 0.5, "3 groups": 4},  # below wild, of the same classes
-        "pet": {"leaf": 2, "2 groups": 0.5, "3 groups": 0},
-        "animal": {"leaf": 1, "2 groups": 0, "3 groups": 0},
-        "root": {"leaf": 0, "2 groups": 0, "3 groups": 0},
+        "wolf": 2 + 0.5 + 4,
+        "cat": 3 + 0.5 + 4,
+        "big": 2 + 0.5 + 4,  # below wild, of the same classes
+        "pet": 2 + 0.5 + 0,
+        "animal": 1 + 0 + 0,
+        "root": 0 + 0 + 0,
     }
     module = LevelNLL(TREE, levels=[TWO, THREE], inner_labels=True)
     for name, bits in wanted.items():
         terms = module(logits, torch.tensor([TREE.label(name)]))
-        assert {key: term.item() / np.log(2) for key, term in terms.items()} == pytest.approx(bits, abs=1e-6)
+        assert terms["level_nll"].item() / np.log(2) == pytest.approx(bits, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["pet", "animal"])
@@ -186,10 +186,9 @@ def test_half_logits_are_summed_in_float32(inner, dtype):
 def test_terms_have_names_and_inputs_are_not_written_to():
     logits, labels = torch.zeros(2, 4), torch.tensor([1, 3])
     terms = LevelNLL(TREE, levels=[TWO, THREE | {"random": True}])(logits, labels)
-    assert list(terms) == ["leaf", "2 groups", "random 3 groups"]
+    assert list(terms) == ["level_nll", "random 3 groups"]
     assert all(term.shape == () for term in terms.values())
-    assert terms["leaf"].item() == pytest.approx(np.log(4))
-    assert terms["2 groups"].item() == pytest.approx(0.5 * np.log(4 / 3))
+    assert terms["level_nll"].item() == pytest.approx(np.log(4) + 0.5 * np.log(4 / 3))
     assert logits.eq(0).all()
     assert labels.tolist() == [1, 3]
 
@@ -198,35 +197,40 @@ def test_levels_of_one_name_are_added_up():
     logits, labels = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 3])
     module = LevelNLL(TREE, levels=[TWO, {"cut": 2, "weight": 1.0}])
     once = LevelNLL(TREE, levels=[{"cut": 2, "weight": 1.5}])
-    assert list(module(logits, labels)) == ["leaf", "2 groups"]
     torch.testing.assert_close(module(logits, labels), once(logits, labels))
 
 
 def test_a_level_weighs_1_unless_told_otherwise():
     logits, labels = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 3])
-    terms = [LevelNLL(TREE, levels=[{"cut": 2} | weight])(logits, labels)["2 groups"] for weight in ({}, {"weight": 1.0})]
+    terms = [LevelNLL(TREE, levels=[{"cut": 2} | weight])(logits, labels)["level_nll"] for weight in ({}, {"weight": 1.0})]
     assert torch.equal(*terms)
-    assert terms[0] > 0
+    assert terms[0] > LevelNLL(TREE, levels=[{"cut": 2, "weight": 0}])(logits, labels)["level_nll"]
 
 
 def test_terms_of_weight_0_have_a_graph():
     logits = torch.zeros(2, 4, requires_grad=True)
-    term = LevelNLL(TREE, levels=[TWO | {"weight": 0}])(logits, torch.tensor([1, 3]))["2 groups"]
+    term = LevelNLL(TREE, levels=[TWO | {"weight": 0, "random": True}])(logits, torch.tensor([1, 3]))["random 2 groups"]
     assert term.item() == 0
     assert term.requires_grad
 
 
 def test_buffers_are_not_saved():
     module = LevelNLL(TREE, levels=[TWO, THREE])
-    assert len(list(module.buffers())) == 3 + 2 * 2
+    assert list(module.buffers())
     assert not module.state_dict()
 
 
 # --- Random groups --------------------------------------------------------------------------------------------------------------------
 
 
-def groups_of(module: LevelNLL, level: int = 0) -> list[int]:
-    return module.get_buffer(f"groups{level}").tolist()
+def groups_of(module: LevelNLL, name: str) -> list[set[int]]:
+    """The classes that each class shares its group with, at the first level of some tables."""
+    order, starts, stops, *_ = module.rings(name)
+    return [set(order[start:stop].tolist()) for start, stop in zip(starts[:, 1], stops[:, 1], strict=True)]
+
+
+def classes_of(cut: Cut) -> list[set[int]]:
+    return [set(np.flatnonzero(cut.groups == group).tolist()) for group in cut.groups]
 
 
 def synthetic_loss(*overrides: str) -> tuple[LevelNLL, Hierarchy]:
@@ -243,9 +247,10 @@ def test_random_groups_of_a_recipe_are_drawn_from_the_seed_of_the_run():
         loss, tree = synthetic_loss(level, f"seed={seed}", "data.seed=5")
         wanted = [tree.random_like(tree.cut(groups=3), seed), tree.random_like(tree.cut(groups=9), seed)]
         wanted += [tree.random_like(tree.cut(groups=9), 4), tree.cut(groups=9)]
-        assert [groups_of(loss, i) for i in range(4)] == [cut.groups.tolist() for cut in wanted]
+        names = ["random1", "random2", "random3", "levels"]
+        drawn.append([groups_of(loss, name) for name in names])
+        assert drawn[-1] == [classes_of(cut) for cut in wanted]
         assert wanted[1].refines(wanted[0])
-        drawn.append([groups_of(loss, i) for i in range(4)])
     assert [a == b for a, b in zip(*drawn, strict=True)] == [False, False, True, True]
     assert drawn[0][1] != drawn[0][3]
 
@@ -253,24 +258,25 @@ def test_random_groups_of_a_recipe_are_drawn_from_the_seed_of_the_run():
 FOUR = from_nested({f"group {g}": [f"{g}{i}" for i in range(5)] for g in range(4)})
 
 
-def random_groups(random: bool | int, seed: int) -> list[int]:
-    return groups_of(LevelNLL(FOUR, levels=[{"cut": 4, "random": random}], seed=seed))
+def random_groups(random: bool | int, seed: int) -> list[set[int]]:
+    module = LevelNLL(FOUR, levels=[{"cut": 4, "random": random}], seed=seed)
+    return groups_of(module, "levels" if random is False else "random1")
 
 
 def test_random_groups_are_the_tree_s_control():
     for seed in (0, 1):
-        assert random_groups(True, seed) == FOUR.random_like(FOUR.cut(groups=4), seed).groups.tolist() != FOUR.cut(groups=4).groups.tolist()
+        assert random_groups(True, seed) == classes_of(FOUR.random_like(FOUR.cut(groups=4), seed)) != classes_of(FOUR.cut(groups=4))
     assert random_groups(True, 0) != random_groups(True, 1)
     assert random_groups(7, 0) == random_groups(7, 1) == random_groups(True, 7)
     assert random_groups(0, 3) == random_groups(True, 0)  # 0 is a seed, not `false`
-    assert random_groups(False, 3) == FOUR.cut(groups=4).groups.tolist()
+    assert random_groups(False, 3) == classes_of(FOUR.cut(groups=4))
 
 
 def test_labels_that_are_groups_belong_to_no_random_group():
     logits, labels = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([TREE.label("pet"), TREE.label("big")])
     terms = LevelNLL(TREE, levels=[TWO | {"random": True}], inner_labels=True)(logits, labels)
     assert terms["random 2 groups"].item() == 0
-    assert terms["leaf"].item() > 0
+    assert terms["level_nll"].item() > 0
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------------------------

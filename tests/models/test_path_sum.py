@@ -248,7 +248,9 @@ def test_unknown_classifiers_are_refused():
 
 
 def test_recipes_name_what_is_wrong():
-    with pytest.raises(RecipeError, match=r"model\.classifier: should be 'linear' or 'path_sum' \(got 'pathsum'\)"):
+    with pytest.raises(
+        RecipeError, match=r"model\.classifier: should be 'linear', 'path_sum', 'conditional' or 'margin' \(got 'pathsum'\)"
+    ):
         tiny("model.classifier=pathsum")
 
 
