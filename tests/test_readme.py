@@ -19,11 +19,13 @@ BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind 
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS["sh"] for line in block.splitlines() if line.startswith("hiercnn ")]
 
 
-def test_the_python_example_runs_and_is_short(tmp_path, monkeypatch, capsys):
+def test_the_python_examples_run_and_are_short(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = BLOCKS["python"]
-    assert len(code.splitlines()) <= 16
-    exec(compile(code, "README.md", "exec"), {})
+    names: dict[str, object] = {}
+    for code in BLOCKS["python"]:
+        assert len(code.splitlines()) <= 16
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["logits"].grad.isfinite().all()
     assert "'leaf':" in capsys.readouterr().out
     assert (tmp_path / "runs" / "mine" / "metrics.jsonl").exists()
 

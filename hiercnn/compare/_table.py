@@ -208,8 +208,8 @@ def _interval(difference: dict[str, Any] | None, scale: float, digits: int) -> s
 
 
 def _signed(value: float, digits: int) -> str:
-    """+1.2, -0.3, and +0.0 on both sides of nothing."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
+    """+1.2, -0.3; -0.0 is a little below nothing, and nothing itself +0.0."""
+    return f"{value + 0.0:+.{digits}f}"
 
 
 def _epochs(row: dict[str, Any]) -> str:
