@@ -29,7 +29,8 @@ def segment_log_sum_exp(values: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, 
     if len(starts):
         top[full] = np.maximum.reduceat(data, starts)
     shift = np.where(top == -np.inf, 0, top).astype(data.dtype)  # −inf − −inf is no number
-    shifted = torch.from_numpy(data - np.repeat(shift, lengths)).exp_()
+    with np.errstate(invalid="ignore"):  # inf − inf: the loss of such a row is no number
+        shifted = torch.from_numpy(data - np.repeat(shift, lengths)).exp_()
     if len(starts):
         sums[full] = np.add.reduceat(shifted.numpy(), starts)
     return torch.from_numpy(top), torch.from_numpy(sums).log_(), shifted

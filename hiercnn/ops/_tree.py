@@ -68,8 +68,7 @@ class Families(NamedTuple):
         Scores far below 0 have few digits left behind the point; so the largest score travels unchanged, beside the small rest.
         """
         high = torch.from_numpy(np.maximum.reduceat(top.numpy(), self.edges, axis=0))
-        high[high == -torch.inf] = 0  # −inf − −inf is no number
-        rest = top - self.spread(high)
+        rest = top - self.spread(torch.where(high == -torch.inf, 0, high))  # −inf − −inf is no number
         return high, self.sums((rest if log_sum is None else rest + log_sum).exp_()).log_()
 
 

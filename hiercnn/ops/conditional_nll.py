@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hiercnn.errors import ShapeError
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
+from hiercnn.ops._math import softplus
 from hiercnn.ops._segments import segment_log_sum_exp, spread
 from hiercnn.ops._tree import Nodes
 
@@ -46,19 +47,20 @@ def conditional_nll(scores: Tensor, target: Tensor, nodes: Nodes, paths: Tensor,
 @torch.library.custom_op("hiercnn::conditional_nll", mutates_args=(), device_types="cpu")
 def _forward(
     scores: Tensor, target: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, paths: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss [B], and own, top and slope of each node on the path [B, L], of which the gradient is made."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [B], and what the gradient is made of: on a CPU itself [B, N − 1], for losses of weight 1; on CUDA own, top, slope [B, L, 3]."""
     kind = accumulation_type(scores.dtype)
     row, k, true, places, edges = _siblings(target, inner, children, offsets, paths)
     values = scores.flatten()[places].to(kind)
     values[places == spread(true, edges)] = -torch.inf  # the siblings alone
-    top, log_sum, _ = segment_log_sum_exp(values, edges)
+    top, log_sum, shifted = segment_log_sum_exp(values, edges)
     top, score, weight = top.double(), scores.flatten()[true].double(), weight[target[row], k].double()
-    nll = torch.where(weight != 0, torch.nn.functional.softplus(top + log_sum - score), 0.0)
+    nll = torch.where(weight != 0, softplus(top + log_sum - score), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
     loss = torch.zeros(len(scores), dtype=torch.float64).index_add_(0, row, weight * nll)
-    factors = torch.zeros(3, len(scores), paths.shape[1], dtype=kind)
-    factors[:, row, k] = torch.stack([weight * torch.expm1(-nll), top, weight * (top - score - nll).exp()]).to(kind)
-    return loss.to(kind), *(factor.clone() for factor in factors)
+    gradient = torch.zeros(scores.numel(), dtype=kind)
+    gradient[places] = shifted * spread((weight * (top - score - nll).exp()).to(kind), edges)
+    gradient[true] = (weight * torch.expm1(-nll)).to(kind)
+    return loss.to(kind), gradient.view(scores.shape), gradient.new_zeros(*paths[target].shape, 3)
 
 
 @torch.library.custom_op("hiercnn::conditional_nll_backward", mutates_args=(), device_types="cpu")
@@ -70,17 +72,11 @@ def _backward(
     children: Tensor,
     offsets: Tensor,
     paths: Tensor,
-    own: Tensor,
-    top: Tensor,
-    slope: Tensor,
+    gradient: Tensor,
+    factors: Tensor,
 ) -> Tensor:
     """Gradient of the scores [B, N − 1] for that of the losses [B]."""
-    row, k, true, places, edges = _siblings(target, inner, children, offsets, paths)
-    top, slope, own = top[row, k], (slope * grad[:, None])[row, k], (own * grad[:, None])[row, k]
-    found = torch.zeros(scores.numel(), dtype=top.dtype)
-    found[places] = (scores.flatten()[places].to(top.dtype) - spread(top, edges)).exp_() * spread(slope, edges)
-    found[true] = own
-    return found.view(scores.shape).to(scores.dtype)
+    return (gradient * grad[:, None]).to(scores.dtype)
 
 
 def _siblings(
@@ -114,21 +110,21 @@ def _(scores, target, inner, children, offsets, paths, weight):
 
 
 @_backward.register_kernel("cuda")
-def _(grad, scores, target, inner, children, offsets, paths, own, top, slope):
+def _(grad, scores, target, inner, children, offsets, paths, gradient, factors):
     from hiercnn.ops._triton import conditional_nll as triton
 
-    return triton.backward(grad, scores, target, inner, children, offsets, paths, own, top, slope)
+    return triton.backward(grad, scores, target, inner, children, offsets, paths, gradient, factors)
 
 
 @_forward.register_fake
 def _(scores, target, inner, children, offsets, paths, weight):
     kind = accumulation_type(scores.dtype)
-    factors = [scores.new_empty(len(scores), paths.shape[1], dtype=kind) for _ in range(3)]
-    return scores.new_empty(len(scores), dtype=kind), *factors
+    factors = scores.new_empty(len(scores), paths.shape[1], 3, dtype=kind)
+    return scores.new_empty(len(scores), dtype=kind), scores.new_empty(scores.shape, dtype=kind), factors
 
 
 @_backward.register_fake
-def _(grad, scores, target, inner, children, offsets, paths, own, top, slope):
+def _(grad, scores, target, inner, children, offsets, paths, gradient, factors):
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
+from hiercnn.ops._math import softplus
 
 
 def margin_nll(scores: Tensor, target: Tensor, paths: Tensor, margin: float = 5.0) -> Tensor:
@@ -33,31 +34,31 @@ def margin_nll(scores: Tensor, target: Tensor, paths: Tensor, margin: float = 5.
     check_floats("scores", scores, ("node but the root", None))
     check_target(target, scores)
     check_device("paths", paths, scores)
+    if scores.shape[1] == 0:  # the root is the only class
+        return scores.to(accumulation_type(scores.dtype)).sum(1)
     return torch.ops.hiercnn.margin_nll(scores, target, paths, margin)[0]
 
 
 @torch.library.custom_op("hiercnn::margin_nll", mutates_args=(), device_types="cpu")
-def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Loss [B], and own, top and slope [B, 3], of which the gradient is made."""
+def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [B], and what the gradient is made of: on a CPU itself [B, N − 1], for losses of weight 1; on CUDA own, top and slope [B, 3]."""
     kind = accumulation_type(scores.dtype)
     shifted, label, known = _shifted(scores.to(kind), paths[target], margin)
     score = scores.to(kind).gather(1, label)[:, 0].double()
-    shifted.scatter_(1, label, -torch.inf)
-    top = shifted.amax(1, keepdim=True)
-    top = torch.where(top == -torch.inf, 0, top)
-    rest = top[:, 0].double() + (shifted - top).exp_().sum(1).double().log()
-    loss = torch.where(known, torch.nn.functional.softplus(rest - score), 0.0)
-    slope = torch.where(known, (top[:, 0].double() - score - loss).exp(), 0.0)
-    return loss.to(kind), torch.stack([torch.expm1(-loss), top[:, 0].double(), slope], 1).to(kind)
+    shifted.scatter_(1, label, -torch.inf)  # all but the label
+    top = shifted.amax(1)
+    shifted[top == -torch.inf] = 0  # nothing but the label: its loss is 0
+    share = shifted.softmax(1)
+    rest = top.double() - share.amax(1).double().log()
+    loss = torch.where(known, softplus(rest - score), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
+    missed = -torch.expm1(-loss).to(kind)[:, None]
+    return loss.to(kind), share.mul_(missed).scatter_(1, label, -missed), share.new_zeros(len(scores), 3)
 
 
 @torch.library.custom_op("hiercnn::margin_nll_backward", mutates_args=(), device_types="cpu")
-def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, factors: Tensor) -> Tensor:
+def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, gradient: Tensor, factors: Tensor) -> Tensor:
     """Gradient of the scores [B, N − 1] for that of the losses [B]."""
-    own, top, slope = (factor[:, None] for factor in factors.unbind(1))
-    shifted, label, _ = _shifted(scores.to(factors.dtype), paths[target], margin)
-    found = shifted.sub_(top).exp_().mul_(slope * grad[:, None])
-    return found.scatter_(1, label, own * grad[:, None]).to(scores.dtype)
+    return (gradient * grad[:, None]).to(scores.dtype)
 
 
 def _shifted(scores: Tensor, path: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,31 +77,32 @@ def _(scores, target, paths, margin):
 
 
 @_backward.register_kernel("cuda")
-def _(grad, scores, target, paths, margin, factors):
+def _(grad, scores, target, paths, margin, gradient, factors):
     from hiercnn.ops._triton import margin_nll as triton
 
-    return triton.backward(grad, scores, target, paths, margin, factors)
+    return triton.backward(grad, scores, target, paths, margin, gradient, factors)
 
 
 @_forward.register_fake
 def _(scores, target, paths, margin):
     kind = accumulation_type(scores.dtype)
-    return scores.new_empty(len(scores), dtype=kind), scores.new_empty(len(scores), 3, dtype=kind)
+    sizes = [[len(scores)], scores.shape, [len(scores), 3]]
+    return tuple(scores.new_empty(size, dtype=kind) for size in sizes)
 
 
 @_backward.register_fake
-def _(grad, scores, target, paths, margin, factors):
+def _(grad, scores, target, paths, margin, gradient, factors):
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 
 
 def _save(ctx, inputs, output) -> None:
     scores, target, paths, ctx.margin = inputs
-    ctx.save_for_backward(scores, target, paths, output[1])
+    ctx.save_for_backward(scores, target, paths, *output[1:])
 
 
-def _differentiate(ctx, grad, _):
-    scores, target, paths, factors = ctx.saved_tensors
-    return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, factors), None, None, None
+def _differentiate(ctx, grad, *_):
+    scores, target, paths, gradient, factors = ctx.saved_tensors
+    return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, gradient, factors), None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -49,7 +49,7 @@ def _backward(
     for family in reversed(list(families(inner, children, offsets, counts))):
         above, mine = family.parents, family.children
         share = (top[mine] - family.spread(top[above])) + (log_sum[mine] - family.spread(log_sum[above]))  # log p(child | parent)
-        grad[mine] += family.spread(grad[above]) * share.exp_()
+        grad[mine] += family.spread(grad[above]) * torch.where(top[mine] == -torch.inf, 0, share.exp_())
     return grad[leaf_nodes].t().to(logits.dtype).contiguous()
 
 

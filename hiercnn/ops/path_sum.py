@@ -47,7 +47,7 @@ def _backward(grad: Tensor, leaf_nodes: Tensor, inner: Tensor, children: Tensor,
     below[leaf_nodes] = grad.t()
     for family in families(inner, children, offsets, counts):
         below[family.parents] = family.sums(below[family.children])
-    return below[1:].t().contiguous()
+    return below[1:].t().clone(memory_format=torch.contiguous_format)
 
 
 @_forward.register_kernel("cuda")

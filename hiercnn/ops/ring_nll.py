@@ -23,7 +23,10 @@ from torch import Tensor
 
 from hiercnn.errors import ShapeError
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
+from hiercnn.ops._math import softplus
 from hiercnn.ops._segments import segment_log_sum_exp, segment_sum, spread
+
+LEAST = 1e-12  # probability below which a CPU works with log-sum-exps of rings instead of sums of probabilities
 
 
 class Rings(NamedTuple):
@@ -73,27 +76,19 @@ def ring_nll(logits: Tensor, target: Tensor, rings: Rings) -> Tensor:
 @torch.library.custom_op("hiercnn::ring_nll", mutates_args=(), device_types="cpu")
 def _forward(
     logits: Tensor, target: Tensor, order: Tensor, starts: Tensor, stops: Tensor, weight: Tensor, soft: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [B], and top_r and c_r of each ring [B, L], of which the gradient is made. What is [B, L] is computed in float64."""
-    lower, upper, kind = starts[target], stops[target], accumulation_type(logits.dtype)
-    ranked = logits.to(kind).index_select(1, order)  # [B, C], by leaf rank
-    top, ring = _ring_log_sum_exp(ranked, lower, upper)
-    inside = ring.flip(1).logcumsumexp(1).flip(1)
-    outside = torch.cat([torch.full_like(ring[:, :1], -torch.inf), ring.logcumsumexp(1)[:, :-1]], 1)
-    weight = weight[target].double()
-    weight[:, 0] = 0  # the root: −log 1
-    nll = torch.where(weight != 0, torch.nn.functional.softplus(outside - inside), 0.0)
-    loss, total_soft = (weight * nll).sum(1), 0.0
-    if soft is not None:
-        soft, below = soft[target].double(), upper - lower
-        sizes = below - torch.nn.functional.pad(below[:, 1:], (0, 1))  # leaves in each ring
-        total_soft, highest = (soft * sizes).sum(1, keepdim=True), top.amax(1, keepdim=True)
-        distances = sizes * (inside[:, :1] - highest) + _ring_sums(highest.to(kind) - ranked, lower, upper)
-        loss = loss + torch.where(soft != 0, soft * distances, 0.0).sum(1)
-    after = weight.sum(1, keepdim=True) - weight.cumsum(1)
-    missed = torch.where(weight != 0, (-weight * torch.expm1(-nll)).log() - inside, -torch.inf)  # log w_k (1 − q_k) / exp(in_k)
-    slope = (top - inside[:, :1]).exp() * (total_soft + after) - (top + missed.logcumsumexp(1)).exp()
-    return loss.to(kind), top.to(kind), slope.to(kind)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss [B], and what the gradient is made of: on a CPU itself [B, C], for losses of weight 1; on CUDA top_r and c_r [B, L]."""
+    kind = accumulation_type(logits.dtype)
+    tables = [starts[target], stops[target], weight[target].double(), None if soft is None else soft[target].double()]
+    tables[2][:, 0] = 0  # the root: −log 1
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    loss, gradient, exact = _by_probabilities(logits.to(kind), order, rank, *tables)
+    if not exact.all():
+        rows = torch.nonzero(~exact)[:, 0]
+        tables = (None if table is None else table[rows] for table in tables)
+        loss[rows], gradient[rows] = _by_log_sum_exp(logits[rows].to(kind), order, rank, *tables)
+    return loss.to(kind), gradient, *(logits.new_zeros(starts[target].shape, dtype=kind) for _ in range(2))
 
 
 @torch.library.custom_op("hiercnn::ring_nll_backward", mutates_args=(), device_types="cpu")
@@ -105,19 +100,70 @@ def _backward(
     starts: Tensor,
     stops: Tensor,
     soft: Tensor | None,
+    gradient: Tensor,
     top: Tensor,
     slope: Tensor,
 ) -> Tensor:
     """Gradient of the logits [B, C] for the gradient of the losses [B]."""
-    edges = _edges(starts[target], stops[target], len(order))
-    ranked = logits.to(top.dtype).index_select(1, order)
-    shift = torch.where(top == -torch.inf, 0, top)
-    found = (ranked - _at_leaves(shift, edges)).exp_().mul_(_at_leaves(slope * grad[:, None], edges))
+    return (gradient * grad[:, None]).to(logits.dtype)
+
+
+def _by_probabilities(
+    logits: Tensor, order: Tensor, rank: Tensor, lower: Tensor, upper: Tensor, weight: Tensor, soft: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [B], gradient [B, C], and for which rows they are exact [B]: those whose path has no node too improbable for a sum of p."""
+    p = logits.softmax(1)
+    edges = _edges(lower, upper, len(order))
+    ring = _by_ring(segment_sum(p.index_select(1, order).view(-1), edges).view(len(p), 2 * lower.shape[1]), torch.add)  # [B, L], float64
+    inside = ring.flip(1).cumsum(1).flip(1)
+    outside = torch.nn.functional.pad(ring.cumsum(1)[:, :-1], (1, 0))
+    everything, weighted = inside[:, :1], weight != 0
+    loss = (weight * torch.where(weighted, outside / inside, 0.0).log1p_()).sum(1)
+    slope = (weight.sum(1, keepdim=True) - weight.cumsum(1)) / everything  # by which p is multiplied in each ring
+    slope -= torch.where(weighted, weight * outside / (everything * inside), 0.0).cumsum(1)
+    exact = torch.where(weighted, inside, 1.0).amin(1) > LEAST  # NaN is not
     if soft is not None:
-        found -= _at_leaves(soft[target] * grad[:, None], edges)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
-    return found.index_select(1, rank).to(logits.dtype)
+        scores = logits.index_select(1, order)
+        high = scores.amax(1, keepdim=True)
+        below = upper - lower
+        sizes = below - torch.nn.functional.pad(below[:, 1:], (0, 1))  # leaves in each ring
+        distances = _by_ring(segment_sum((high - scores).view(-1), edges).view(len(p), 2 * lower.shape[1]), torch.add)
+        distances += sizes * (everything.log() - p.amax(1, keepdim=True).double().log())  # Σ in_0 − z
+        loss += torch.where(soft != 0, soft * distances, 0.0).sum(1)
+        slope += (soft * sizes).sum(1, keepdim=True) / everything
+    gradient = _at_leaves(slope.to(p.dtype), edges, len(rank)).index_select(1, rank).mul_(p)
+    if soft is not None:
+        gradient -= _at_leaves(soft.to(p.dtype), edges, len(rank)).index_select(1, rank)
+    return loss, gradient, exact
+
+
+def _by_log_sum_exp(
+    logits: Tensor, order: Tensor, rank: Tensor, lower: Tensor, upper: Tensor, weight: Tensor, soft: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Loss [B] and gradient [B, C] for any scores. What is [B, L] is computed in float64."""
+    ranked, edges = logits.index_select(1, order), _edges(lower, upper, len(order))
+    top, log_sum, _ = segment_log_sum_exp(ranked.view(-1), edges)
+    top, log_sum = (x.double().view(len(ranked), 2 * lower.shape[1]) for x in (top, log_sum))
+    top, ring = _by_ring(top, torch.maximum), _by_ring(top + log_sum, torch.logaddexp)
+    inside = ring.flip(1).logcumsumexp(1).flip(1)
+    outside = torch.nn.functional.pad(ring.logcumsumexp(1)[:, :-1], (1, 0), value=-torch.inf)
+    nll = torch.where(weight != 0, softplus(outside - inside), 0.0)
+    loss, total_soft = (weight * nll).sum(1), 0.0
+    if soft is not None:
+        below = upper - lower
+        sizes = below - torch.nn.functional.pad(below[:, 1:], (0, 1))
+        total_soft, high = (soft * sizes).sum(1, keepdim=True), top.amax(1, keepdim=True)
+        distances = _by_ring(segment_sum((high.to(ranked.dtype) - ranked).view(-1), edges).view(len(ranked), 2 * lower.shape[1]), torch.add)
+        distances += sizes * (inside[:, :1] - high)
+        loss += torch.where(soft != 0, soft * distances, 0.0).sum(1)
+    after = weight.sum(1, keepdim=True) - weight.cumsum(1)
+    missed = torch.where(weight != 0, (-weight * torch.expm1(-nll)).log() - inside, -torch.inf)  # log w_k (1 − q_k) / exp(in_k)
+    slope = (top - inside[:, :1]).exp() * (total_soft + after) - (top + missed.logcumsumexp(1)).exp()
+    shift = torch.where(top == -torch.inf, 0, top).to(ranked.dtype)
+    gradient = (ranked - _at_leaves(shift, edges, len(rank))).exp_().mul_(_at_leaves(slope.to(ranked.dtype), edges, len(rank)))
+    if soft is not None:
+        gradient -= _at_leaves(soft.to(ranked.dtype), edges, len(rank))
+    return loss, gradient.index_select(1, rank)
 
 
 @_forward.register_kernel("cuda")
@@ -137,19 +183,18 @@ def _(grad, logits, target, order, starts, stops, soft, top, slope):
 @_forward.register_fake
 def _(logits, target, order, starts, stops, weight, soft):
     kind = accumulation_type(logits.dtype)
-    rings = logits.new_empty(len(logits), starts.shape[1], dtype=kind)
-    return logits.new_empty(len(logits), dtype=kind), rings, torch.empty_like(rings)
+    sizes = [logits.shape, *[[len(logits), starts.shape[1]]] * 2]
+    return logits.new_empty(len(logits), dtype=kind), *(logits.new_empty(size, dtype=kind) for size in sizes)
 
 
 @_backward.register_fake
-def _(grad, logits, target, order, starts, stops, soft, top, slope):
+def _(grad, logits, target, order, starts, stops, soft, gradient, top, slope):
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def _save(ctx, inputs, output) -> None:
     logits, target, order, starts, stops, _, soft = inputs
-    _, top, slope = output
-    ctx.save_for_backward(logits, target, order, starts, stops, soft, top, slope)
+    ctx.save_for_backward(logits, target, order, starts, stops, soft, *output[1:])
 
 
 def _differentiate(ctx, grad, *_):
@@ -169,26 +214,13 @@ def _edges(lower: Tensor, upper: Tensor, classes: int) -> Tensor:
     return torch.cat([inner.flatten(), torch.tensor([len(lower) * classes])])
 
 
-def _ring_log_sum_exp(ranked: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest score and log-sum-exp of each ring [B, L], float64."""
-    top, log_sum, _ = segment_log_sum_exp(ranked.flatten(), _edges(lower, upper, ranked.shape[1]))
-    top, log_sum = (x.double().unflatten(0, (len(ranked), -1)) for x in (top, log_sum))
-    return _by_ring(top, torch.maximum), _by_ring(top + log_sum, torch.logaddexp)
-
-
-def _ring_sums(ranked: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Sum over each ring [B, L], float64."""
-    sums = segment_sum(ranked.flatten(), _edges(lower, upper, ranked.shape[1]))
-    return _by_ring(sums.unflatten(0, (len(ranked), -1)), torch.add)
-
-
 def _by_ring(segments: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """From both sides of each ring [B, 2 L] to rings [B, L]."""
     left, right = segments.hsplit(2)
     return torch.cat([combine(left[:, :-1], right[:, :-1].flip(1)), left[:, -1:]], 1)
 
 
-def _at_leaves(rings: Tensor, edges: Tensor) -> Tensor:
+def _at_leaves(rings: Tensor, edges: Tensor, classes: int) -> Tensor:
     """The value of its ring [B, L] at each leaf rank [B, C]."""
     segments = torch.cat([rings, rings[:, :-1].flip(1), rings[:, :1]], 1)
-    return spread(segments.flatten(), edges).unflatten(0, (len(rings), -1))
+    return spread(segments.flatten(), edges).view(len(rings), classes)

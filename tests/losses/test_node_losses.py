@@ -1,5 +1,7 @@
 """Losses of node scores, and the classifiers that make leaf scores of them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,7 @@ def conditional(tree: Hierarchy, scores: torch.Tensor, labels: torch.Tensor, alp
     total = scores.sum() * 0
     for row, label in zip(scores, labels, strict=True):
         path = tree.ancestors(int(tree.label_nodes[label]))
-        for step, (parent, node) in enumerate(zip(path, path[1:], strict=False)):
+        for step, (parent, node) in enumerate(pairwise(path)):
             siblings = torch.tensor(tree.children(int(parent)) - 1)
             total = total + np.exp(-alpha * step) * (row[siblings].logsumexp(0) - row[node - 1])
     return total / len(scores)

@@ -36,7 +36,7 @@ def _forward_kernel(
     value = softplus(
         tl.where(total == 0.0, -float("inf"), high.to(tl.float64) + tl.log(tl.where(total == 0.0, 1.0, total.to(tl.float64)))) - score
     )
-    value = tl.where(known, value, 0.0)
+    value = tl.where(known, tl.where(score == float("inf"), float("nan"), value), 0.0)
     tl.store(loss + row, value.to(kind))
     tl.store(factors + row * 3, expm1(-value).to(kind))
     tl.store(factors + row * 3 + 1, high)
@@ -60,8 +60,8 @@ def _backward_kernel(
     tl.store(out + row * M + column, found.to(out.dtype.element_ty), mask=column < M)
 
 
-def forward(scores: Tensor, target, paths, margin: float) -> tuple[Tensor, Tensor]:
-    """Loss [B], and own, top and slope [B, 3]."""
+def forward(scores: Tensor, target, paths, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [B], memory that is not used [B, N − 1] (a CPU keeps the gradient there), own, top and slope [B, 3]."""
     (rows, columns), levels = scores.shape, paths.shape[1]
     kind = torch.float64 if scores.dtype == torch.float64 else torch.float32
     scores = scores if scores.stride(1) == 1 else scores.contiguous()
@@ -69,10 +69,10 @@ def forward(scores: Tensor, target, paths, margin: float) -> tuple[Tensor, Tenso
     if rows:
         sizes = {"M": columns, "L": levels, "LP": triton.next_power_of_2(levels), "BLOCK": _block(columns)}
         _forward_kernel[(rows,)](scores, scores.stride(0), target, paths.contiguous(), margin, loss, factors, **sizes)
-    return loss, factors
+    return loss, torch.empty_like(scores, dtype=kind), factors
 
 
-def backward(grad: Tensor, scores: Tensor, target, paths, margin: float, factors: Tensor) -> Tensor:
+def backward(grad: Tensor, scores: Tensor, target, paths, margin: float, _, factors: Tensor) -> Tensor:
     """Gradient of the scores [B, N − 1]."""
     (rows, columns), levels = scores.shape, paths.shape[1]
     scores = scores if scores.stride(1) == 1 else scores.contiguous()

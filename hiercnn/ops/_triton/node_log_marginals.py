@@ -17,13 +17,13 @@ def _up(top, rest, inner, children, offsets, N, BLOCK: tl.constexpr):
         place = first + tl.arange(0, BLOCK)
         child = tl.load(children + place, mask=place < stop, other=0)
         high = tl.maximum(high, tl.max(tl.load(top + row + child, mask=place < stop, other=-float("inf")), axis=0))
-    high = tl.where(high == -float("inf"), 0.0, high)
+    known = tl.where(high == -float("inf"), 0.0, high)
     total = tl.zeros([], top.dtype.element_ty)
     for first in range(start, stop, BLOCK):
         place = first + tl.arange(0, BLOCK)
         child = tl.load(children + place, mask=place < stop, other=0)
         score = tl.load(top + row + child, mask=place < stop, other=-float("inf"))
-        total += tl.sum(tl.exp((score - high) + tl.load(rest + row + child, mask=place < stop, other=0.0)), axis=0)
+        total += tl.sum(tl.exp((score - known) + tl.load(rest + row + child, mask=place < stop, other=0.0)), axis=0)
     tl.store(top + row + node, high)
     tl.store(rest + row + node, tl.log(total))
 
@@ -39,7 +39,8 @@ def _down(grad, top, rest, inner, children, offsets, N, BLOCK: tl.constexpr):
         score = tl.load(top + row + child, mask=place < stop, other=-float("inf"))
         inside = tl.load(rest + row + child, mask=place < stop, other=0.0)
         mine = tl.load(grad + row + child, mask=place < stop, other=0.0)
-        tl.store(grad + row + child, mine + above * tl.exp((score - high) + (inside - log_total)), mask=place < stop)
+        share = tl.where(score == -float("inf"), 0.0, tl.exp((score - high) + (inside - log_total)))
+        tl.store(grad + row + child, mine + above * share, mask=place < stop)
 
 
 def _log_sums(logits: Tensor, leaf_nodes, inner, children, offsets, counts) -> tuple[Tensor, Tensor]:

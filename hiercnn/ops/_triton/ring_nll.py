@@ -146,8 +146,8 @@ def _backward_kernel(
     tl.store(out + row * C + column, found.to(out.dtype.element_ty), mask=inside)
 
 
-def forward(logits: Tensor, target, order, starts, stops, weight, soft) -> tuple[Tensor, Tensor, Tensor]:
-    """See `hiercnn.ops.ring_nll`: loss [B], top and slope of each ring [B, L]."""
+def forward(logits: Tensor, target, order, starts, stops, weight, soft) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss [B], memory that is not used [B, C] (a CPU keeps the gradient there), top and slope of each ring [B, L]."""
     (rows, classes), levels = logits.shape, starts.shape[1]
     kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
@@ -159,10 +159,10 @@ def forward(logits: Tensor, target, order, starts, stops, weight, soft) -> tuple
         _forward_kernel[(rows,)](
             logits, logits.stride(0), *tables, weight if soft is None else soft.contiguous(), loss, tops, slopes, **sizes, num_warps=8
         )  # fmt: skip
-    return loss, tops, slopes
+    return loss, torch.empty_like(logits, dtype=kind), tops, slopes
 
 
-def backward(grad: Tensor, logits: Tensor, target, order, starts, stops, soft, top, slope) -> Tensor:
+def backward(grad: Tensor, logits: Tensor, target, order, starts, stops, soft, _, top, slope) -> Tensor:
     """Gradient of the logits [B, C]."""
     (rows, classes), levels = logits.shape, starts.shape[1]
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
