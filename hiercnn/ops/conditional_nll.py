@@ -39,6 +39,9 @@ def conditional_nll(scores: Tensor, target: Tensor, nodes: Nodes, paths: Tensor,
     check_floats("scores", scores, ("node but the root", nodes.num_nodes - 1))
     check_target(target, scores)
     check_device("paths", paths, scores)
+    check_device("weight", weight, scores)
+    if paths.ndim != 2:
+        raise ShapeError(f"paths: wanted [T, L] (path_table makes it), got {list(paths.shape)}")
     if paths.shape != weight.shape:
         raise ShapeError(f"weight: wanted {list(paths.shape)} as paths, got {list(weight.shape)}")
     return torch.ops.hiercnn.conditional_nll(scores, target, *nodes[1:4], paths, weight)[0]

@@ -10,6 +10,7 @@ slope = exp(top − θ_y − loss).
 import torch
 from torch import Tensor
 
+from hiercnn.errors import ShapeError
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
 from hiercnn.ops._math import softplus
 
@@ -34,6 +35,8 @@ def margin_nll(scores: Tensor, target: Tensor, paths: Tensor, margin: float = 5.
     check_floats("scores", scores, ("node but the root", None))
     check_target(target, scores)
     check_device("paths", paths, scores)
+    if paths.ndim != 2:
+        raise ShapeError(f"paths: wanted [T, L] (path_table makes it), got {list(paths.shape)}")
     if scores.shape[1] == 0:  # the root is the only class
         return scores.to(accumulation_type(scores.dtype)).sum(1)
     return torch.ops.hiercnn.margin_nll(scores, target, paths, margin)[0]

@@ -65,7 +65,8 @@ def ring_nll(logits: Tensor, target: Tensor, rings: Rings) -> Tensor:
     """
     check_floats("logits", logits, ("class", len(rings.order)))
     check_target(target, logits)
-    check_device("rings", rings.order, logits)
+    for table in filter(torch.is_tensor, rings):
+        check_device("rings", table, logits)
     if len({rings.starts.shape, rings.stops.shape, rings.weight.shape, (rings.soft if rings.soft is not None else rings.weight).shape}) > 1:
         raise ShapeError(
             f"rings: starts, stops and weights want one shape [T, L], got {[list(t.shape) for t in rings[1:] if t is not None]}"

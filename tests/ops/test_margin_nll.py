@@ -137,3 +137,8 @@ X, Y = torch.zeros(2, 5), torch.zeros(2).long()
 def test_what_does_not_fit_is_refused(scores, target, paths, message):
     with pytest.raises(ShapeError, match=re.escape(message)):
         margin_nll(scores, target, paths)
+
+
+def test_a_single_path_is_no_table():
+    with pytest.raises(ShapeError, match=r"paths: wanted \[T, L\] \(path_table makes it\), got \[3\]"):
+        margin_nll(torch.zeros(2, 5), torch.zeros(2).long(), torch.zeros(3).long())
