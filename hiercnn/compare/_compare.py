@@ -72,11 +72,10 @@ def compare(
         for recipe in loaded
     }
     by_seed = [listed[number] for number in range(seeds) for listed in wanted.values()]
-    seen: list[Run] = []
+    first: dict[int, Run] = {}
 
-    def check(run: Run) -> None:  # as soon as two runs show it, not after the last of many
-        seen.append(run)
-        check_same_images(seen)
+    def check(run: Run) -> None:  # as soon as two runs of a seed show it, not after the last of many
+        check_same_images([first.setdefault(run.recipe.seed, run), run])
 
     finished = {job.path: run for job, run in zip(by_seed, finished_runs(by_seed, **how, may_fail=True, check=check), strict=True)}
     _check_finite(list(finished.values()))

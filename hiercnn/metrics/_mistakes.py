@@ -1,10 +1,10 @@
 """How far off mistakes are, in the tree."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hiercnn.hierarchy import Hierarchy
+from hiercnn.ops import path_table
 
 
 class Mistakes:
@@ -22,7 +22,7 @@ class Mistakes:
 
     def __init__(self, hierarchy: Hierarchy, device: torch.device | str = "cpu"):
         self.num_classes = hierarchy.num_classes
-        self._paths = torch.tensor(_paths(hierarchy), device=device)  # [C, height + 1]
+        self._paths = path_table(hierarchy.parents, hierarchy.depths, hierarchy.leaf_nodes).to(device)  # [C, height + 1]
         self._heights = torch.tensor(hierarchy.heights, dtype=torch.float64, device=device)
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # distance, mistakes, samples
 
@@ -43,15 +43,3 @@ class Mistakes:
         """Return {"hd1": mean distance over samples, "severity": mean distance over mistakes, None without any}."""
         distance, mistakes, samples = self._sums.tolist()
         return {"hd1": distance / samples if samples else float("nan"), "severity": distance / mistakes if mistakes else None}
-
-
-def _paths(hierarchy: Hierarchy) -> np.ndarray:
-    """Nodes from the root to each class [C, height + 1], −1 after the class itself."""
-    paths = np.full((hierarchy.num_classes, hierarchy.height + 1), -1, dtype=np.int64)
-    nodes = hierarchy.leaf_nodes.copy()
-    rows = np.arange(len(nodes))
-    while len(rows):
-        paths[rows, hierarchy.depths[nodes]] = nodes
-        nodes = hierarchy.parents[nodes]
-        rows, nodes = rows[nodes >= 0], nodes[nodes >= 0]
-    return paths
