@@ -2,12 +2,14 @@
 
 from typing import Annotated
 
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import LeafLoss
 from hiercnn.losses._registry import losses
+from hiercnn.ops import Mixed
 
 
 @losses.register("cross_entropy")
@@ -30,5 +32,12 @@ class CrossEntropy(LeafLoss):
         super().__init__(hierarchy, inner_labels=inner_labels)
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"cross_entropy": self.mean_nll(self.checked(logits), labels, self.label_smoothing)}
+    def forward(self, logits: Tensor, labels: Tensor | Mixed) -> dict[str, Tensor]:
+        if self.inner_labels or isinstance(labels, Mixed):
+            return super().forward(logits, labels)
+        return {
+            "cross_entropy": F.cross_entropy(self.checked(logits), labels, label_smoothing=self.label_smoothing)
+        }  # torch's, bit for bit
+
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"cross_entropy": self.own_nll(logits, labels) + self.smoothing(logits, labels, self.label_smoothing)}

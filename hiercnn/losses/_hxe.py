@@ -39,5 +39,5 @@ class HXE(LeafLoss):
         step = np.where(nodes >= 0, np.exp(-alpha * (np.arange(nodes.shape[1]) - 1)), 0.0)  # λ_k
         self.keep("path", node_rings(hierarchy, nodes, step - np.append(step[:, 1:], np.zeros_like(step[:, :1]), 1)))  # λ_k − λ_{k+1}
 
-    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"hxe": ring_nll(self.checked(logits), labels, self.rings("path")).mean()}
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"hxe": ring_nll(logits, labels, self.rings("path"))}

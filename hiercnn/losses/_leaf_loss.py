@@ -2,17 +2,18 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiercnn.errors import ShapeError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._rings import node_rings
-from hiercnn.ops import Rings, ring_nll
+from hiercnn.ops import Mixed, Rings, ring_nll
 
 
 class TreeLoss(nn.Module):
-    """Base of the losses: scores and labels [B] → named terms, whose sum is minimised.
+    """Base of the losses: scores [B, S] and labels [B] → named terms, means over the batch, whose sum is minimised.
+
+    A loss names its terms for each image in `terms`. Labels may be `Mixed` pairs.
 
     Args:
         hierarchy: Its classes and inner nodes are the labels.
@@ -29,6 +30,21 @@ class TreeLoss(nn.Module):
         self.inner_labels = inner_labels
         self.num_classes = hierarchy.num_classes
         self.num_labels = hierarchy.num_nodes if inner_labels else hierarchy.num_classes
+
+    def forward(self, scores: Tensor, labels: Tensor | Mixed) -> dict[str, Tensor]:
+        scores = self.checked(scores)
+        if not isinstance(labels, Mixed):
+            return {name: losses.mean() for name, losses in self.terms(scores, labels).items()}
+        first, second = (self.terms(scores, those) for those in (labels.first, labels.second))
+        return {name: labels.mix(first[name], second[name]).mean() for name in first}
+
+    def checked(self, scores: Tensor) -> Tensor:
+        """The scores as the terms want them. Raises ShapeError unless there is one for each class, or node."""
+        raise NotImplementedError
+
+    def terms(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of every image by term, each [B] in nats."""
+        raise NotImplementedError
 
     def keep(self, name: str, tables: tuple) -> None:
         """Hold tables of an operator as buffers that move with the module; `rings` gives them back."""
@@ -62,12 +78,6 @@ class LeafLoss(TreeLoss):
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
             raise ShapeError(f"logits: wanted [B, {self.num_classes}], one score a class, got {list(logits.shape)}")
         return logits.float() if logits.dtype.itemsize < 4 else logits
-
-    def mean_nll(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Mean over the batch of −log p_y of classes (smoothed, if asked) and −log q_v of inner nodes."""
-        if not self.inner_labels:
-            return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        return (self.own_nll(logits, labels) + self.smoothing(logits, labels, label_smoothing)).mean()
 
     def own_nll(self, logits: Tensor, labels: Tensor) -> Tensor:
         """−log p_y or −log q_v of the node that each label is: [B]."""

@@ -86,12 +86,11 @@ class LevelNLL(LeafLoss):
         columns = (np.take_along_axis(np.stack(listed, 1), order, 1) for listed in (nodes, weights))
         self.keep("levels", node_rings(hierarchy, *columns))
 
-    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.checked(logits)
-        losses = ring_nll(logits, labels, self.rings("levels"))
-        terms = {"level_nll": (losses + self.smoothing(logits, labels, self.label_smoothing)).mean()}
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        own = ring_nll(logits, labels, self.rings("levels")) + self.smoothing(logits, labels, self.label_smoothing)
+        terms = {"level_nll": own}
         for number, name in enumerate(self.random, start=1):
-            terms[name] = terms.get(name, 0) + ring_nll(logits, labels, self.rings(f"random{number}")).mean()
+            terms[name] = terms.get(name, 0) + ring_nll(logits, labels, self.rings(f"random{number}"))
         return terms
 
 

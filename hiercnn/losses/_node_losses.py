@@ -28,6 +28,12 @@ class NodeLoss(TreeLoss):
         super().__init__(hierarchy, inner_labels=inner_labels)
         table = path_table(hierarchy.parents, hierarchy.depths, hierarchy.label_nodes[: self.num_labels])
         self.register_buffer("paths", table, persistent=False)
+        self.num_scores = hierarchy.num_nodes - 1
+
+    def checked(self, scores: Tensor) -> Tensor:
+        if scores.ndim != 2 or scores.shape[1] != self.num_scores:
+            raise ShapeError(f"scores: wanted [B, {self.num_scores}], one a node but the root, got {list(scores.shape)}")
+        return scores
 
 
 @losses.register("conditional_nll")
@@ -59,9 +65,9 @@ class ConditionalNLL(NodeLoss):
         weight = np.exp(-alpha * (np.arange(self.paths.shape[1]) - 1))
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32).expand(self.paths.shape).contiguous(), persistent=False)
 
-    def forward(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
         nodes = Nodes(*(self.get_buffer(f"tree_{name}") for name in Nodes._fields[:-1]), self.counts)
-        return {"conditional_nll": conditional_nll(scores, labels, nodes, self.paths, self.weight).mean()}
+        return {"conditional_nll": conditional_nll(scores, labels, nodes, self.paths, self.weight)}
 
 
 @losses.register("margin_nll")
@@ -84,9 +90,7 @@ class MarginNLL(NodeLoss):
 
     def __init__(self, hierarchy: Hierarchy, *, margin: Annotated[float, Field(ge=0)] = 5.0, inner_labels: bool = False):
         super().__init__(hierarchy, inner_labels=inner_labels)
-        self.num_scores, self.margin = hierarchy.num_nodes - 1, margin
+        self.margin = margin
 
-    def forward(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        if scores.ndim != 2 or scores.shape[1] != self.num_scores:
-            raise ShapeError(f"scores: wanted [B, {self.num_scores}], one a node but the root, got {list(scores.shape)}")
-        return {"margin_nll": margin_nll(scores, labels, self.paths, self.margin).mean()}
+    def terms(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"margin_nll": margin_nll(scores, labels, self.paths, self.margin)}

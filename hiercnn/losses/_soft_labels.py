@@ -54,15 +54,12 @@ class SoftLabels(LeafLoss):
         else:
             self._keep_table(hierarchy, beta, distance)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.checked(logits)
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if self.by_ancestor:
-            return {"soft_labels": ring_nll(logits, labels, self.rings("soft")).mean()}
+            return {"soft_labels": ring_nll(logits, labels, self.rings("soft"))}
         leaves = torch.where(self.is_leaf(labels), labels, 0)
-        loss = -(self.targets[leaves].to(logits.dtype) * logits.log_softmax(1)).sum(1)
-        if self.inner_labels:
-            loss = torch.where(self.is_leaf(labels), loss, self.own_nll(logits, labels))
-        return {"soft_labels": loss.mean()}
+        losses = -(self.targets[leaves].to(logits.dtype) * logits.log_softmax(1)).sum(1)
+        return {"soft_labels": torch.where(self.is_leaf(labels), losses, self.own_nll(logits, labels)) if self.inner_labels else losses}
 
     def _keep_rings(self, hierarchy: Hierarchy, beta: float, distance: str) -> None:
         """t_j by the ring that j lies in: the distance of all its classes is that of the path's node, their lowest common ancestor."""

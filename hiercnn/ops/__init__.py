@@ -1,5 +1,6 @@
 """Operators of hierarchical losses: tensors in, tensors out. They know no Hierarchy and no module."""
 
+from hiercnn.ops._mixed import Mixed
 from hiercnn.ops._paths import path_table
 from hiercnn.ops._tree import Nodes
 from hiercnn.ops.conditional_log_marginals import conditional_log_marginals
@@ -10,6 +11,7 @@ from hiercnn.ops.path_sum import path_sum
 from hiercnn.ops.ring_nll import Rings, ring_nll
 
 __all__ = [
+    "Mixed",
     "Nodes",
     "Rings",
     "conditional_log_marginals",

@@ -1,6 +1,5 @@
-"""A tree as tensors for the operators that visit all nodes, level by level; on a CPU one row a node, so that levels are whole rows."""
+"""A tree as tensors for the operators that visit all nodes, height by height, and how a CPU does."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -47,35 +46,72 @@ class Nodes(NamedTuple):
 
 
 class Families(NamedTuple):
-    """All inner nodes of one height, with their children."""
+    """All inner nodes of one height, with their children, in tables [N, B] of a row a node in the order of `Nodes.children`, the root last.
+
+    So the children of a node are neighbours, those of all nodes of one height a slice, and work on a node is work on whole rows.
+
+    Attributes:
+        parents: Rows of the inner nodes [P].
+        children: Rows of all their children.
+        owner: Parent of each child: its place in `parents`.
+    """
 
     parents: Tensor
-    children: Tensor
-    edges: np.ndarray  # first child of each parent, counted from the first of them all
+    children: slice
+    owner: Tensor
 
-    def spread(self, rows: Tensor) -> Tensor:
-        """Each parent's row [parents, B] beside each of its children [children, B]."""
-        lengths = np.diff(np.append(self.edges, len(self.children)))
-        return rows.repeat_interleave(torch.from_numpy(lengths), 0, output_size=len(self.children))
+    def spread(self, values: Tensor) -> Tensor:
+        """Each parent's row [P, B] at each of its children."""
+        return values.index_select(0, self.owner)
 
-    def sums(self, rows: Tensor) -> Tensor:
-        """Sum of the children's rows [children, B] for each parent [parents, B]; in float64, whatever the number of children."""
-        return torch.from_numpy(np.add.reduceat(rows.numpy(), self.edges, axis=0, dtype=np.float64)).to(rows.dtype)
+    def spread_from(self, table: Tensor) -> Tensor:
+        """Each parent's row of a table [N, B] at each of its children."""
+        return table.index_select(0, self.parents[self.owner])
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum over the children of each parent [P, B], in float64 on the way, whatever the number of children."""
+        return self._reduced("sum", values.double(), 0.0).to(values.dtype)
 
     def log_sum_exp(self, top: Tensor, log_sum: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-sum-exp of the children's top + log_sum [children, B] for each parent [parents, B], in the same two parts.
+        """Log-sum-exp over the children of top + log_sum, each [children, B], for each parent [P, B], in the same two parts.
 
         Scores far below 0 have few digits left behind the point; so the largest score travels unchanged, beside the small rest.
         """
-        high = torch.from_numpy(np.maximum.reduceat(top.numpy(), self.edges, axis=0))
-        rest = top - self.spread(torch.where(high == -torch.inf, 0, high))  # −inf − −inf is no number
-        return high, self.sums((rest if log_sum is None else rest + log_sum).exp_()).log_()
+        high = self._reduced("amax", top, -torch.inf)
+        rest = top - self.spread(high.masked_fill(high == -torch.inf, 0))  # −inf − −inf is no number
+        return high, self.sums((rest if log_sum is None else rest.add_(log_sum)).exp_()).log_()
+
+    def _reduced(self, reduce: str, values: Tensor, start: float) -> Tensor:
+        found = values.new_full((len(self.parents), values.shape[1]), start)
+        return found.scatter_reduce_(0, self.owner[:, None].expand_as(values), values, reduce)
 
 
-def families(inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> Iterator[Families]:
-    """Height after height, from the leaves up; reversed(list(…)) goes down."""
-    first = 0
+def rows(children: Tensor) -> Tensor:
+    """The row of each node [N] in tables of `Families`."""
+    order = torch.empty(len(children) + 1, dtype=torch.int64)
+    order[children] = torch.arange(len(children))
+    order[0] = len(children)
+    return order
+
+
+def from_leaves(values: Tensor, leaf_nodes: Tensor, children: Tensor) -> Tensor:
+    """Values of the leaves [B, C] as a table of `Families` [N, B]; rows of inner nodes are to be filled."""
+    source = torch.zeros(len(children) + 1, dtype=torch.int64)
+    source[rows(children)[leaf_nodes]] = torch.arange(len(leaf_nodes))
+    return values.t().contiguous().index_select(0, source)
+
+
+def to_columns(table: Tensor, nodes: Tensor, children: Tensor) -> Tensor:
+    """Some nodes' rows of a table of `Families` [N, B] as columns [B, nodes]."""
+    return table.index_select(0, rows(children)[nodes]).t().contiguous()
+
+
+def families(inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> list[Families]:
+    """Height after height, from the leaves up."""
+    row, found, first = rows(children)[inner], [], 0
     for count in counts:
         edges = offsets[first : first + count + 1]
-        yield Families(inner[first : first + count], children[edges[0] : edges[-1]], (edges[:-1] - edges[0]).numpy())
+        owner = torch.arange(count).repeat_interleave(edges.diff())
+        found.append(Families(row[first : first + count], slice(int(edges[0]), int(edges[-1])), owner))
         first += count
+    return found

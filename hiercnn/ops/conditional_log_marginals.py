@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hiercnn.ops._check import accumulation_type, check_device, check_floats
-from hiercnn.ops._tree import Families, Nodes, families
+from hiercnn.ops._tree import Families, Nodes, families, to_columns
 
 
 def conditional_log_marginals(scores: Tensor, nodes: Nodes) -> Tensor:
@@ -36,33 +36,31 @@ def conditional_log_marginals(scores: Tensor, nodes: Nodes) -> Tensor:
 @torch.library.custom_op("hiercnn::conditional_log_marginals", mutates_args=(), device_types="cpu")
 def _forward(scores: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> Tensor:
     """Log-probabilities [B, N]."""
-    kind = accumulation_type(scores.dtype)
-    scores = scores.t().to(kind).contiguous()  # [N − 1, B]
-    values = scores.new_zeros(len(children) + 1, scores.shape[1])
-    for family in reversed(list(families(inner, children, offsets, counts))):
-        values[family.children] = _log_softmax(scores, family) + family.spread(values[family.parents])
-    return values.t().contiguous()
+    scores = scores.t().to(accumulation_type(scores.dtype)).contiguous()
+    values = torch.cat([scores.index_select(0, children - 1), scores.new_zeros(1, scores.shape[1])])
+    for family in reversed(families(inner, children, offsets, counts)):
+        mine = values[family.children]
+        mine.copy_(_log_softmax(mine, family).add_(family.spread_from(values)))
+    return to_columns(values, torch.arange(len(values)), children)
 
 
 @torch.library.custom_op("hiercnn::conditional_log_marginals_backward", mutates_args=(), device_types="cpu")
 def _backward(grad: Tensor, scores: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> Tensor:
     """Gradient of the scores [B, N − 1] for that of the log-probabilities [B, N]."""
-    below, kind = grad.t().clone(), scores.dtype
-    scores = scores.t().to(grad.dtype).contiguous()
-    found = torch.empty_like(scores)
+    below = grad.t().contiguous().index_select(0, torch.cat([children, children.new_zeros(1)]))
+    found = scores.t().to(grad.dtype).contiguous().index_select(0, children - 1)
     for family in families(inner, children, offsets, counts):
-        mine = below[family.children]
-        strictly = family.sums(mine)
-        found[family.children - 1] = mine - _log_softmax(scores, family).exp_() * family.spread(strictly)
-        below[family.parents] += strictly
-    return found.t().to(kind).contiguous()
+        mine = found[family.children]
+        strictly = family.sums(below[family.children])
+        mine.copy_(below[family.children] - _log_softmax(mine, family).exp_().mul_(family.spread(strictly)))
+        below.index_add_(0, family.parents, strictly)
+    return to_columns(found, torch.arange(1, len(below)), children).to(scores.dtype)
 
 
 def _log_softmax(scores: Tensor, family: Families) -> Tensor:
     """Log-probability of each child given its parent [children, B]."""
-    mine = scores[family.children - 1]
-    top, log_sum = family.log_sum_exp(mine)
-    return (mine - family.spread(top)) - family.spread(log_sum)
+    top, log_sum = family.log_sum_exp(scores)
+    return (scores - family.spread(top)).sub_(family.spread(log_sum))
 
 
 @_forward.register_kernel("cuda")

@@ -8,22 +8,24 @@ Loss = Σ_{k ≥ 1} w_k nll_k. Its gradient is own_k = w_k (exp(−nll_k) − 1)
 slope_k = w_k exp(top_k − θ_{v_k} − nll_k).
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hiercnn.errors import ShapeError
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
 from hiercnn.ops._math import softplus
+from hiercnn.ops._mixed import Mixed
 from hiercnn.ops._segments import segment_log_sum_exp, spread
 from hiercnn.ops._tree import Nodes
 
 
-def conditional_nll(scores: Tensor, target: Tensor, nodes: Nodes, paths: Tensor, weight: Tensor) -> Tensor:
+def conditional_nll(scores: Tensor, target: Tensor | Mixed, nodes: Nodes, paths: Tensor, weight: Tensor) -> Tensor:
     """Σ_k w_k (−log softmax of the k-th node's score among its siblings').
 
     Args:
         scores: Scores of all nodes but the root [B, N − 1]; half types are summed in float32.
-        target: Rows of `paths` [B], int64: classes and, where there are rows for them, inner nodes.
+        target: Rows of `paths` [B], int64: classes and, where there are rows for them, inner nodes; or `Mixed` pairs of them.
         nodes: The tree.
         paths: Nodes from the root down to each label [T, L], int64, −1 behind the end (`path_table`).
         weight: Weight w_k of each of them [T, L], float32; the root's is not read.
@@ -36,6 +38,8 @@ def conditional_nll(scores: Tensor, target: Tensor, nodes: Nodes, paths: Tensor,
 
     Source: Redmon and Farhadi, "YOLO9000" (CVPR 2017).
     """
+    if isinstance(target, Mixed):
+        return target.mix(*(conditional_nll(scores, labels, nodes, paths, weight) for labels in target[:2]))
     check_floats("scores", scores, ("node but the root", nodes.num_nodes - 1))
     check_target(target, scores)
     check_device("paths", paths, scores)
@@ -53,17 +57,19 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [B], and what the gradient is made of: on a CPU itself [B, N − 1], for losses of weight 1; on CUDA own, top, slope [B, L, 3]."""
     kind = accumulation_type(scores.dtype)
-    row, k, true, places, edges = _siblings(target, inner, children, offsets, paths)
-    values = scores.flatten()[places].to(kind)
+    step, true, places, edges = _siblings(*(x.numpy() for x in (inner, children, offsets, paths[target])))
+    flat = scores.to(kind).reshape(-1)
+    values = flat[places]
     values[places == spread(true, edges)] = -torch.inf  # the siblings alone
     top, log_sum, shifted = segment_log_sum_exp(values, edges)
-    top, score, weight = top.double(), scores.flatten()[true].double(), weight[target[row], k].double()
+    top, score, weight = top.double(), flat[true].double(), weight[target].double().flatten()[step]
     nll = torch.where(weight != 0, softplus(top + log_sum - score), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
-    loss = torch.zeros(len(scores), dtype=torch.float64).index_add_(0, row, weight * nll)
-    gradient = torch.zeros(scores.numel(), dtype=kind)
-    gradient[places] = shifted * spread((weight * (top - score - nll).exp()).to(kind), edges)
-    gradient[true] = (weight * torch.expm1(-nll)).to(kind)
-    return loss.to(kind), gradient.view(scores.shape), gradient.new_zeros(*paths[target].shape, 3)
+    losses = torch.zeros(paths[target].shape, dtype=torch.float64)
+    losses.view(-1)[step] = weight * nll
+    gradient = torch.zeros(scores.shape, dtype=kind)
+    gradient.view(-1)[places] = shifted.mul_(spread((weight * (top - score - nll).exp()).to(kind), edges))
+    gradient.view(-1)[true] = (weight * torch.expm1(-nll)).to(kind)
+    return losses.sum(1).to(kind), gradient, gradient.new_zeros(*losses.shape, 3)
 
 
 @torch.library.custom_op("hiercnn::conditional_nll_backward", mutates_args=(), device_types="cpu")
@@ -82,27 +88,24 @@ def _backward(
     return (gradient * grad[:, None]).to(scores.dtype)
 
 
-def _siblings(
-    target: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, paths: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _siblings(inner: np.ndarray, children: np.ndarray, offsets: np.ndarray, path: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where the path's nodes and their siblings are in scores that are laid out as one vector.
 
     Returns:
-        row, k: Of each of S nodes on a path that have siblings [S].
-        true: Its place [S].
-        places, edges: Places of all children of its parent [E], one segment a node [S + 1].
+        step: Of each of S nodes on a path that have siblings, its place among the B × L steps of all paths [S].
+        true: The place of its score [S].
+        places, edges: Places of the scores of all children of its parent [E], one segment a node [S + 1].
     """
-    path = paths[target]
-    number = torch.zeros(len(children) + 1, dtype=torch.int64)
-    number[inner] = torch.arange(len(inner))
-    parent = number[path[:, :-1].clamp(min=0)]
-    count = torch.where(path[:, 1:] >= 0, offsets[parent + 1] - offsets[parent], 0) if len(inner) else path[:, 1:] * 0
-    row, above = torch.nonzero(count > 1, as_tuple=True)
-    edges = torch.nn.functional.pad(count[row, above].cumsum(0), (1, 0))
-    first = offsets[parent[row, above]] - edges[:-1]
-    mine = children[spread(first, edges) + torch.arange(int(edges[-1]))]
-    places = spread(row * len(children) - 1, edges) + mine
-    return row, above + 1, row * len(children) + path[row, above + 1] - 1, places, edges
+    number = np.zeros(len(children) + 1, dtype=np.int64)
+    number[inner] = np.arange(len(inner))
+    parent = number[np.roll(path, 1, axis=1)]
+    count = np.where(path > 0, offsets[parent + 1] - offsets[parent], 0) if len(inner) else np.zeros_like(path)
+    step = np.flatnonzero(count > 1)
+    count, first = count.reshape(-1)[step], step // path.shape[1] * len(children) - 1
+    edges = np.append(0, count.cumsum())
+    mine = np.repeat(offsets[parent.reshape(-1)[step]] - edges[:-1], count) + np.arange(edges[-1])
+    places = np.repeat(first, count) + children[mine]
+    return tuple(torch.from_numpy(x) for x in (step, first + path.reshape(-1)[step], places, edges))
 
 
 @_forward.register_kernel("cuda")

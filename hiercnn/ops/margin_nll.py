@@ -13,14 +13,15 @@ from torch import Tensor
 from hiercnn.errors import ShapeError
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
 from hiercnn.ops._math import softplus
+from hiercnn.ops._mixed import Mixed
 
 
-def margin_nll(scores: Tensor, target: Tensor, paths: Tensor, margin: float = 5.0) -> Tensor:
+def margin_nll(scores: Tensor, target: Tensor | Mixed, paths: Tensor, margin: float = 5.0) -> Tensor:
     """−θ_y + log Σ_v exp(θ_v + margin [v is wrong]), where right are y and the nodes above it.
 
     Args:
         scores: Scores of all nodes but the root [B, N − 1]; half types are summed in float32.
-        target: Rows of `paths` [B], int64: classes and, where there are rows for them, inner nodes; not the root.
+        target: Rows of `paths` [B], int64: classes and, where there are rows for them, inner nodes; not the root; or `Mixed` pairs of them.
         paths: Nodes from the root down to each label [T, L], int64, −1 behind the end (`path_table`).
         margin: τ.
 
@@ -32,6 +33,8 @@ def margin_nll(scores: Tensor, target: Tensor, paths: Tensor, margin: float = 5.
 
     Source: Valmadre, "Hierarchical classification at multiple operating points" (NeurIPS 2022), soft-max-margin.
     """
+    if isinstance(target, Mixed):
+        return target.mix(*(margin_nll(scores, labels, paths, margin) for labels in target[:2]))
     check_floats("scores", scores, ("node but the root", None))
     check_target(target, scores)
     check_device("paths", paths, scores)
@@ -44,32 +47,39 @@ def margin_nll(scores: Tensor, target: Tensor, paths: Tensor, margin: float = 5.
 
 @torch.library.custom_op("hiercnn::margin_nll", mutates_args=(), device_types="cpu")
 def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [B], and what the gradient is made of: on a CPU itself [B, N − 1], for losses of weight 1; on CUDA own, top and slope [B, 3]."""
+    """Loss [B], and what the gradient is made of: on a CPU the softmax of all but the label [B, N − 1] and, first of three columns [B, 3],
+    −own; on CUDA own, top and slope [B, 3]."""
     kind = accumulation_type(scores.dtype)
-    shifted, label, known = _shifted(scores.to(kind), paths[target], margin)
-    score = scores.to(kind).gather(1, label)[:, 0].double()
-    shifted.scatter_(1, label, -torch.inf)  # all but the label
-    top = shifted.amax(1)
-    shifted[top == -torch.inf] = 0  # nothing but the label: its loss is 0
-    share = shifted.softmax(1)
-    rest = top.double() - share.amax(1).double().log()
-    loss = torch.where(known, softplus(rest - score), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
-    missed = -torch.expm1(-loss).to(kind)[:, None]
-    return loss.to(kind), share.mul_(missed).scatter_(1, label, -missed), share.new_zeros(len(scores), 3)
+    path = paths[target]
+    label = _column(path)
+    right = torch.where(path[:, 1:] > 0, path[:, 1:] - 1, label)
+    others = scores.to(kind, copy=True)
+    score = others.gather(1, label)[:, 0].double()
+    others.scatter_(1, right, others.gather(1, right) - margin)  # few are right: θ − τ there is, but for a constant, θ + τ elsewhere
+    others.scatter_(1, label, -torch.inf)
+    share = others.softmax(1)
+    largest = torch.from_numpy(share.numpy().argmax(1))[:, None]
+    rest = margin + others.gather(1, largest)[:, 0].double() - share.gather(1, largest)[:, 0].double().log()
+    lost = share[:, 0].isnan()
+    if lost.any():  # a score is no number, or the label is the only one
+        alone = torch.nonzero(lost)[:, 0]
+        alone = alone[(others[alone] == -torch.inf).all(1)]
+        rest[alone], share[alone] = -torch.inf, 0
+    loss = torch.where(path.amax(1) > 0, softplus(rest - score), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
+    missed = -torch.expm1(-loss).to(kind)
+    return loss.to(kind), share, missed[:, None].repeat(1, 3)
 
 
 @torch.library.custom_op("hiercnn::margin_nll_backward", mutates_args=(), device_types="cpu")
-def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, gradient: Tensor, factors: Tensor) -> Tensor:
+def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, share: Tensor, factors: Tensor) -> Tensor:
     """Gradient of the scores [B, N − 1] for that of the losses [B]."""
-    return (gradient * grad[:, None]).to(scores.dtype)
+    missed = factors[:, :1] * grad[:, None]
+    return (share * missed).scatter_(1, _column(paths[target]), -missed).to(scores.dtype)
 
 
-def _shifted(scores: Tensor, path: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores + τ [wrong], the column of each row's label [B, 1], and whether it is a node below the root [B]."""
-    label = (path.amax(1, keepdim=True) - 1).clamp(min=0)  # the path's last node has the largest number
-    right = torch.where(path[:, 1:] > 0, path[:, 1:] - 1, label)
-    shifted = scores + margin
-    return shifted.scatter_(1, right, scores.gather(1, right)), label, path.amax(1) > 0
+def _column(path: Tensor) -> Tensor:
+    """The column of each row's label [B, 1]; 0 for the root, which has none."""
+    return (path.amax(1, keepdim=True) - 1).clamp(min=0)  # the path's last node has the largest number
 
 
 @_forward.register_kernel("cuda")
@@ -80,10 +90,10 @@ def _(scores, target, paths, margin):
 
 
 @_backward.register_kernel("cuda")
-def _(grad, scores, target, paths, margin, gradient, factors):
+def _(grad, scores, target, paths, margin, share, factors):
     from hiercnn.ops._triton import margin_nll as triton
 
-    return triton.backward(grad, scores, target, paths, margin, gradient, factors)
+    return triton.backward(grad, scores, target, paths, margin, share, factors)
 
 
 @_forward.register_fake
@@ -94,7 +104,7 @@ def _(scores, target, paths, margin):
 
 
 @_backward.register_fake
-def _(grad, scores, target, paths, margin, gradient, factors):
+def _(grad, scores, target, paths, margin, share, factors):
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 
 
@@ -104,8 +114,8 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, grad, *_):
-    scores, target, paths, gradient, factors = ctx.saved_tensors
-    return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, gradient, factors), None, None, None
+    scores, target, paths, share, factors = ctx.saved_tensors
+    return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, share, factors), None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hiercnn.ops._check import accumulation_type, check_device, check_floats
-from hiercnn.ops._tree import Nodes, families
+from hiercnn.ops._tree import Families, Nodes, families, from_leaves, to_columns
 
 
 def node_log_marginals(logits: Tensor, nodes: Nodes) -> Tensor:
@@ -34,8 +34,9 @@ def node_log_marginals(logits: Tensor, nodes: Nodes) -> Tensor:
 @torch.library.custom_op("hiercnn::node_log_marginals", mutates_args=(), device_types="cpu")
 def _forward(logits: Tensor, leaf_nodes: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> Tensor:
     """Log-probabilities [B, N]."""
-    top, log_sum = _log_sums(logits, leaf_nodes, inner, children, offsets, counts)
-    return ((top - top[:1]) + (log_sum - log_sum[:1])).t().contiguous()
+    top, log_sum = _log_sums(logits, leaf_nodes, children, families(inner, children, offsets, counts))
+    found = (top - top[-1]).add_(log_sum.sub_(log_sum[-1:].clone()))
+    return to_columns(found, torch.arange(len(found)), children)
 
 
 @torch.library.custom_op("hiercnn::node_log_marginals_backward", mutates_args=(), device_types="cpu")
@@ -43,25 +44,26 @@ def _backward(
     grad: Tensor, logits: Tensor, leaf_nodes: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]
 ) -> Tensor:
     """Gradient of the logits [B, C] for that of the log-probabilities [B, N]."""
-    top, log_sum = _log_sums(logits, leaf_nodes, inner, children, offsets, counts)
-    grad = grad.t().clone()
-    grad[0] -= grad.sum(0)
-    for family in reversed(list(families(inner, children, offsets, counts))):
-        above, mine = family.parents, family.children
-        share = (top[mine] - family.spread(top[above])) + (log_sum[mine] - family.spread(log_sum[above]))  # log p(child | parent)
-        grad[mine] += family.spread(grad[above]) * torch.where(top[mine] == -torch.inf, 0, share.exp_())
-    return grad[leaf_nodes].t().to(logits.dtype).contiguous()
+    every = families(inner, children, offsets, counts)
+    top, log_sum = _log_sums(logits, leaf_nodes, children, every)
+    grad = grad.t().contiguous()
+    below = torch.cat([grad.index_select(0, children), grad[:1] - grad.sum(0)])
+    for family in reversed(every):
+        mine = family.children
+        share = (top[mine] - family.spread_from(top)).add_(log_sum[mine] - family.spread_from(log_sum))
+        share = share.exp_().masked_fill_(top[mine] == -torch.inf, 0)  # p(child | parent)
+        below[mine] += share.mul_(family.spread_from(below))
+    return to_columns(below, leaf_nodes, children).to(logits.dtype)
 
 
-def _log_sums(
-    logits: Tensor, leaf_nodes: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]
-) -> tuple[Tensor, Tensor]:
-    """V as the largest score below each node and the rest, each [N, B]."""
-    top = logits.new_empty(len(children) + 1, len(logits), dtype=accumulation_type(logits.dtype))
-    top[leaf_nodes] = logits.t().to(top.dtype)
+def _log_sums(logits: Tensor, leaf_nodes: Tensor, children: Tensor, every: list[Families]) -> tuple[Tensor, Tensor]:
+    """V as the largest score below each node and the rest, tables [N, B] of `Families`."""
+    top = from_leaves(logits.to(accumulation_type(logits.dtype)), leaf_nodes, children)
     log_sum = torch.zeros_like(top)
-    for family in families(inner, children, offsets, counts):
-        top[family.parents], log_sum[family.parents] = family.log_sum_exp(top[family.children], log_sum[family.children])
+    for family in every:
+        high, rest = family.log_sum_exp(top[family.children], log_sum[family.children])
+        top.index_copy_(0, family.parents, high)
+        log_sum.index_copy_(0, family.parents, rest)
     return top, log_sum
 
 

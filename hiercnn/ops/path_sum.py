@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hiercnn.ops._check import accumulation_type, check_device, check_floats
-from hiercnn.ops._tree import Nodes, families
+from hiercnn.ops._tree import Nodes, families, from_leaves, to_columns
 
 
 def path_sum(values: Tensor, nodes: Nodes) -> Tensor:
@@ -33,21 +33,20 @@ def path_sum(values: Tensor, nodes: Nodes) -> Tensor:
 @torch.library.custom_op("hiercnn::path_sum", mutates_args=(), device_types="cpu")
 def _forward(values: Tensor, leaf_nodes: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> Tensor:
     """Sums [B, C]."""
-    values = values.t().to(accumulation_type(values.dtype))
-    sums = values.new_zeros(len(children) + 1, values.shape[1])  # [N, B]
-    for family in reversed(list(families(inner, children, offsets, counts))):
-        sums[family.children] = values[family.children - 1] + family.spread(sums[family.parents])
-    return sums[leaf_nodes].t().contiguous()
+    values = values.t().to(accumulation_type(values.dtype)).contiguous()
+    sums = torch.cat([values.index_select(0, children - 1), values.new_zeros(1, values.shape[1])])
+    for family in reversed(families(inner, children, offsets, counts)):
+        sums[family.children] += family.spread_from(sums)
+    return to_columns(sums, leaf_nodes, children)
 
 
 @torch.library.custom_op("hiercnn::path_sum_backward", mutates_args=(), device_types="cpu")
 def _backward(grad: Tensor, leaf_nodes: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, counts: list[int]) -> Tensor:
     """Gradient of the values [B, N − 1] for that of the sums [B, C]."""
-    below = grad.new_empty(len(children) + 1, len(grad))
-    below[leaf_nodes] = grad.t()
+    below = from_leaves(grad, leaf_nodes, children)
     for family in families(inner, children, offsets, counts):
-        below[family.parents] = family.sums(below[family.children])
-    return below[1:].t().clone(memory_format=torch.contiguous_format)
+        below.index_copy_(0, family.parents, family.sums(below[family.children]))
+    return to_columns(below, torch.arange(1, len(below)), children)
 
 
 @_forward.register_kernel("cuda")

@@ -24,6 +24,7 @@ from torch import Tensor
 from hiercnn.errors import ShapeError
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
 from hiercnn.ops._math import softplus
+from hiercnn.ops._mixed import Mixed
 from hiercnn.ops._segments import segment_log_sum_exp, segment_sum, spread
 
 LEAST = 1e-12  # probability below which a CPU works with log-sum-exps of rings instead of sums of probabilities
@@ -47,12 +48,12 @@ class Rings(NamedTuple):
     soft: Tensor | None = None
 
 
-def ring_nll(logits: Tensor, target: Tensor, rings: Rings) -> Tensor:
+def ring_nll(logits: Tensor, target: Tensor | Mixed, rings: Rings) -> Tensor:
     """Σ_k w_k (−log q_k) + Σ_j s_{r(j)} (−log p_j): level NLL, HXE, and soft labels whose distance depends on the common ancestor.
 
     Args:
         logits: Leaf scores [B, C] in the order of the classes; half types are summed in float32.
-        target: Rows of `rings` [B], int64: classes and, where there are rows for them, inner nodes.
+        target: Rows of `rings` [B], int64: classes and, where there are rows for them, inner nodes; or `Mixed` pairs of them.
         rings: The tree and the weights.
 
     Returns:
@@ -63,6 +64,8 @@ def ring_nll(logits: Tensor, target: Tensor, rings: Rings) -> Tensor:
 
     Source: the marginal form of Bertinetto et al., "Making better mistakes" (CVPR 2020); the ring sums are ours.
     """
+    if isinstance(target, Mixed):
+        return target.mix(*(ring_nll(logits, labels, rings) for labels in target[:2]))
     check_floats("logits", logits, ("class", len(rings.order)))
     check_target(target, logits)
     for table in filter(torch.is_tensor, rings):
