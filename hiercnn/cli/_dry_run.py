@@ -1,5 +1,7 @@
 """`hiercnn train --dry-run`: everything that is known before training."""
 
+import numpy as np
+
 from hiercnn.errors import HierCNNError
 from hiercnn.models import stages
 from hiercnn.recipe import Recipe, Run, build_data, build_hierarchy, build_source, build_trainer, to_yaml
@@ -13,7 +15,7 @@ def print_plan(recipe: Recipe) -> None:
     print(f"classes: {data.hierarchy.num_classes}")
     for name in ("train", "val", "test"):
         split = getattr(data, name)
-        print(f"{name}: {'none' if split is None else f'{len(split)} images'}")
+        print(f"{name}: {'none' if split is None else _size(split.labels, data.hierarchy.num_classes)}")
     if data.unreadable:
         print(f"unreadable images left out: {len(data.unreadable)}")
     print(f"backbone: {recipe.model.backbone}, {sum(p.numel() for p in model.backbone.parameters()):,} parameters")
@@ -22,6 +24,11 @@ def print_plan(recipe: Recipe) -> None:
         parameters = sum(p.numel() for p in head.parameters())
         print(f"head {name}: stage {model.specs[name].stage}, {model.specs[name].cut.name}, {parameters:,} parameters")
     print("dry run: nothing was trained or written")
+
+
+def _size(labels: np.ndarray, classes: int) -> str:
+    coarse = int((labels >= classes).sum())
+    return f"{len(labels)} images" + (f", {coarse} of them labelled with a group" if coarse else "")
 
 
 def _stages(backbone) -> list[dict]:

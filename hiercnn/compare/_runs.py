@@ -121,7 +121,9 @@ def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Te
                 process.wait()
     if stop.signal is not None:
         lost = [job for process, (job, _) in running.items() if process.returncode not in (0, -signal.SIGTERM, *ASKED_TO_STOP)]
-        saved = f"{shorten(lost)} failed (train.log in the run folder), the others have saved" if lost else "every run has saved"
+        saved = (
+            f"{shorten(lost)} failed (train.log in the run folder), the others have saved" if lost else "every run has saved what it had"
+        )
         raise Interrupted(f"stopped; {saved}. Go on with the same command", stop.signal)
 
 

@@ -21,7 +21,8 @@ def relabelled(train: ImageSet, tree: Hierarchy, noise: LabelNoise | None, coars
         seed: Which images are chosen, and which wrong labels they get.
 
     Raises:
-        DataError: A cut that does not exist or has no groups above the leaves; a class without another class to be mistaken for.
+        DataError: A cut that does not exist or has no groups above the leaves; a class without another class to be mistaken for; no label
+            that would become coarse.
     """
     if noise is not None:
         train = replace(train, labels=_noisy(train.labels, tree, noise, np.random.default_rng([seed, 3])))
@@ -58,6 +59,9 @@ def _coarsened(train: ImageSet, tree: Hierarchy, coarse: CoarseLabels, rng: np.r
         alone = cut.nodes[cut.groups[label]] == tree.leaf_nodes[label]  # its group says as much as its label
         chosen.append(members[:0] if alone else members[kept:])
     chosen = np.concatenate(chosen)
+    if not len(chosen):
+        largest = np.bincount(train.labels, minlength=1)[: tree.num_classes].max()
+        raise DataError(f"data.coarse_labels.fine={coarse.fine}: every image keeps its class (the largest class has {largest}); take fewer")
     if coarse.drop:
         return train.subset(np.setdiff1d(np.arange(len(train)), chosen))
     node_labels = {int(node): label for label, node in enumerate(tree.label_nodes)}

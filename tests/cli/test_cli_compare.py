@@ -122,7 +122,7 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(command, tmp_pa
         parent.kill()
         wait.unlink()  # what is left over does not wait any more
     assert not any(alive(int((run.path / "lock").read_text())) for run in runs)
-    assert (parent.returncode, err) == (130, "hiercnn: stopped; every run has saved. Go on with the same command\n")
+    assert (parent.returncode, err) == (130, "hiercnn: stopped; every run has saved what it had. Go on with the same command\n")
     for run in runs:
         assert not run.finished
         assert f"everything is saved in {run.path}" in (run.path / "train.log").read_text()

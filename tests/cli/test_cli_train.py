@@ -42,6 +42,15 @@ def test_overrides_reach_the_run(command, recipe_file, tmp_path):
     assert (recipe.optim.lr, recipe.epochs, recipe.model.heads[1].weight) == (0.002, 1, 0.25)
 
 
+def test_dry_run_counts_the_coarse_labels(command, recipe_file):
+    code, out, _ = command("train", recipe_file(), "--dry-run", "data.coarse_labels={cut: 9, fine: 2}")
+    assert code == 0
+    train = next(line for line in out.splitlines() if line.startswith("train: "))
+    images, coarse = (int(number) for number in re.findall(r"\d+", train))
+    assert train == f"train: {images} images, {coarse} of them labelled with a group"
+    assert coarse == images - 36 * 2
+
+
 def test_dry_run_trains_and_writes_nothing(command, recipe_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = recipe_file(BRANCHES)

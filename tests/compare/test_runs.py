@@ -151,7 +151,7 @@ def test_a_process_that_was_asked_to_stop_stops_all(tmp_path, forked):
     wait.touch()
     recipes = [odd(wait_while=str(wait)), odd("name=stops", stop=True)]
     told = []
-    with pytest.raises(Interrupted, match="^stopped; every run has saved. Go on with the same command$") as caught:
+    with pytest.raises(Interrupted, match="^stopped; every run has saved what it had. Go on with the same command$") as caught:
         compare(recipes, out=tmp_path, jobs=2, trust_imports=True, tell=told.append)
     assert caught.value.signal == signal.SIGTERM
     assert told == ["flat, seed 0", "stops, seed 0"]  # and neither is called done
@@ -168,7 +168,7 @@ def test_ctrl_c_terminates_what_runs_and_starts_no_more(tmp_path, monkeypatch):
         if len(told) == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted, match="^stopped; every run has saved. Go on with the same command$") as caught:
+    with pytest.raises(Interrupted, match="^stopped; every run has saved what it had. Go on with the same command$") as caught:
         compare(RECIPES, seeds=2, out=tmp_path, jobs=2, tell=press)
     assert caught.value.signal == signal.SIGINT
     assert told == ["flat, seed 0", "branches, seed 0"]

@@ -322,3 +322,10 @@ def test_recipes_name_what_is_wrong():
         "data.imbalance: should be greater than 1 (got 1)",
     ):
         assert line in text
+
+
+def test_nothing_to_coarsen_is_said():
+    with pytest.raises(
+        DataError, match=r"fine=40: every image keeps its class \(the largest class has 39\); take fewer"
+    ):
+        prepared(coarse_labels={"cut": 3, "fine": 40})
