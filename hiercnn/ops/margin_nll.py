@@ -47,39 +47,31 @@ def margin_nll(scores: Tensor, target: Tensor | Mixed, paths: Tensor, margin: fl
 
 @torch.library.custom_op("hiercnn::margin_nll", mutates_args=(), device_types="cpu")
 def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [B], and what the gradient is made of: on a CPU the softmax of all but the label [B, N − 1] and, first of three columns [B, 3],
-    −own; on CUDA own, top and slope [B, 3]."""
+    """Loss [B], and what the gradient is made of: own, top and slope [B, 3], and on a CPU exp(θ − top) of all but the label [B, N − 1]."""
     kind = accumulation_type(scores.dtype)
     path = paths[target]
-    label = _column(path)
-    right = torch.where(path[:, 1:] > 0, path[:, 1:] - 1, label)
-    others = scores.to(kind, copy=True)
+    node = path.amax(1, keepdim=True)  # the path's last has the largest number
+    label, known = (node - 1).clamp_(min=0), node[:, 0] > 0  # the root has no column: any will do
+    right = torch.where(path > 0, path - 1, label)
+    others = scores.to(kind, copy=True, memory_format=torch.contiguous_format)
     score = others.gather(1, label)[:, 0].double()
     others.scatter_(1, right, others.gather(1, right) - margin)  # few are right: θ − τ there is, but for a constant, θ + τ elsewhere
     others.scatter_(1, label, -torch.inf)
-    share = others.softmax(1)
-    largest = torch.from_numpy(share.numpy().argmax(1))[:, None]
-    rest = margin + others.gather(1, largest)[:, 0].double() - share.gather(1, largest)[:, 0].double().log()
-    lost = share[:, 0].isnan()
-    if lost.any():  # a score is no number, or the label is the only one
-        alone = torch.nonzero(lost)[:, 0]
-        alone = alone[(others[alone] == -torch.inf).all(1)]
-        rest[alone], share[alone] = -torch.inf, 0
-    loss = torch.where(path.amax(1) > 0, softplus(rest - score), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
-    missed = -torch.expm1(-loss).to(kind)
-    return loss.to(kind), share, missed[:, None].repeat(1, 3)
+    top = others.amax(1, keepdim=True)
+    top.masked_fill_(top == -torch.inf, 0)  # nothing but the label
+    total = others.sub_(top).exp_().sum(1).double()
+    gap = (top[:, 0].double() + margin) - score
+    loss = torch.where(known, softplus(gap + total.log()), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
+    slope = torch.where(known & (total != 0), (gap - loss).exp(), 0.0)
+    return loss.to(kind), others, torch.stack([torch.expm1(-loss), gap, slope], 1).to(kind)
 
 
 @torch.library.custom_op("hiercnn::margin_nll_backward", mutates_args=(), device_types="cpu")
-def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, share: Tensor, factors: Tensor) -> Tensor:
+def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, others: Tensor, factors: Tensor) -> Tensor:
     """Gradient of the scores [B, N − 1] for that of the losses [B]."""
-    missed = factors[:, :1] * grad[:, None]
-    return (share * missed).scatter_(1, _column(paths[target]), -missed).to(scores.dtype)
-
-
-def _column(path: Tensor) -> Tensor:
-    """The column of each row's label [B, 1]; 0 for the root, which has none."""
-    return (path.amax(1, keepdim=True) - 1).clamp(min=0)  # the path's last node has the largest number
+    own, _, slope = (factors * grad[:, None]).split(1, dim=1)
+    label = (paths[target].amax(1, keepdim=True) - 1).clamp_(min=0)
+    return (others * slope).scatter_(1, label, own).to(scores.dtype)
 
 
 @_forward.register_kernel("cuda")
@@ -90,10 +82,10 @@ def _(scores, target, paths, margin):
 
 
 @_backward.register_kernel("cuda")
-def _(grad, scores, target, paths, margin, share, factors):
+def _(grad, scores, target, paths, margin, others, factors):
     from hiercnn.ops._triton import margin_nll as triton
 
-    return triton.backward(grad, scores, target, paths, margin, share, factors)
+    return triton.backward(grad, scores, target, paths, margin, others, factors)
 
 
 @_forward.register_fake
@@ -104,7 +96,7 @@ def _(scores, target, paths, margin):
 
 
 @_backward.register_fake
-def _(grad, scores, target, paths, margin, share, factors):
+def _(grad, scores, target, paths, margin, others, factors):
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 
 
@@ -114,8 +106,8 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, grad, *_):
-    scores, target, paths, share, factors = ctx.saved_tensors
-    return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, share, factors), None, None, None
+    scores, target, paths, others, factors = ctx.saved_tensors
+    return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, others, factors), None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

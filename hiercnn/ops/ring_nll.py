@@ -81,17 +81,16 @@ def ring_nll(logits: Tensor, target: Tensor | Mixed, rings: Rings) -> Tensor:
 def _forward(
     logits: Tensor, target: Tensor, order: Tensor, starts: Tensor, stops: Tensor, weight: Tensor, soft: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss [B], and what the gradient is made of: on a CPU itself [B, C], for losses of weight 1; on CUDA top_r and c_r [B, L]."""
+    """Loss [B], and what the gradient is made of: on a CPU itself [B, C], for losses of weight 1, by leaf
+    rank; on CUDA top_r and c_r [B, L]."""
     kind = accumulation_type(logits.dtype)
     tables = [starts[target], stops[target], weight[target].double(), None if soft is None else soft[target].double()]
     tables[2][:, 0] = 0  # the root: −log 1
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
-    loss, gradient, exact = _by_probabilities(logits.to(kind), order, rank, *tables)
+    loss, gradient, exact = _by_sums(logits.index_select(1, order).to(kind), *tables)
     if not exact.all():
         rows = torch.nonzero(~exact)[:, 0]
         tables = (None if table is None else table[rows] for table in tables)
-        loss[rows], gradient[rows] = _by_log_sum_exp(logits[rows].to(kind), order, rank, *tables)
+        loss[rows], gradient[rows] = _by_log_sum_exp(logits[rows].index_select(1, order).to(kind), *tables)
     return loss.to(kind), gradient, *(logits.new_zeros(starts[target].shape, dtype=kind) for _ in range(2))
 
 
@@ -109,43 +108,42 @@ def _backward(
     slope: Tensor,
 ) -> Tensor:
     """Gradient of the logits [B, C] for the gradient of the losses [B]."""
-    return (gradient * grad[:, None]).to(logits.dtype)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    return gradient.index_select(1, rank).mul_(grad[:, None]).to(logits.dtype)
 
 
-def _by_probabilities(
-    logits: Tensor, order: Tensor, rank: Tensor, lower: Tensor, upper: Tensor, weight: Tensor, soft: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [B], gradient [B, C], and for which rows they are exact [B]: those whose path has no node too improbable for a sum of p."""
-    p = logits.softmax(1)
-    edges = _edges(lower, upper, len(order))
-    ring = _by_ring(segment_sum(p.index_select(1, order).view(-1), edges).view(len(p), 2 * lower.shape[1]), torch.add)  # [B, L], float64
+def _by_sums(ranked: Tensor, lower: Tensor, upper: Tensor, weight: Tensor, soft: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [B], gradient [B, C], and for which rows they are exact [B]: those whose path has no node too improbable for a sum of exp(z).
+
+    Scores [B, C] by leaf rank; they are overwritten.
+    """
+    edges, rings = _edges(lower, upper, ranked.shape[1]), lower.shape[1]
+    ranked -= ranked.amax(1, keepdim=True)
+    if soft is not None:
+        distances = _ring_sums(ranked, edges, rings).neg_()
+    ranked.exp_()
+    ring = _ring_sums(ranked, edges, rings)
     inside = ring.flip(1).cumsum(1).flip(1)
     outside = torch.nn.functional.pad(ring.cumsum(1)[:, :-1], (1, 0))
     everything, weighted = inside[:, :1], weight != 0
-    loss = (weight * torch.where(weighted, outside / inside, 0.0).log1p_()).sum(1)
-    slope = (weight.sum(1, keepdim=True) - weight.cumsum(1)) / everything  # by which p is multiplied in each ring
-    slope -= torch.where(weighted, weight * outside / (everything * inside), 0.0).cumsum(1)
-    exact = torch.where(weighted, inside, 1.0).amin(1) > LEAST  # NaN is not
+    odds = torch.where(weighted, outside / inside, 0.0)  # (1 − q_k) / q_k
+    loss = (weight * odds.log1p()).sum(1)
+    slope = weight.sum(1, keepdim=True) - weight.cumsum(1) - (weight * odds).cumsum(1)  # by which p is multiplied in each ring
+    exact = torch.where(weighted, inside, everything).amin(1) > LEAST * everything[:, 0]  # NaN is not
     if soft is not None:
-        scores = logits.index_select(1, order)
-        high = scores.amax(1, keepdim=True)
-        below = upper - lower
-        sizes = below - torch.nn.functional.pad(below[:, 1:], (0, 1))  # leaves in each ring
-        distances = _by_ring(segment_sum((high - scores).view(-1), edges).view(len(p), 2 * lower.shape[1]), torch.add)
-        distances += sizes * (everything.log() - p.amax(1, keepdim=True).double().log())  # Σ in_0 − z
-        loss += torch.where(soft != 0, soft * distances, 0.0).sum(1)
-        slope += (soft * sizes).sum(1, keepdim=True) / everything
-    gradient = _at_leaves(slope.to(p.dtype), edges, len(rank)).index_select(1, rank).mul_(p)
+        sizes = _ring_sizes(lower, upper)
+        loss += torch.where(soft != 0, soft * (distances + sizes * everything.log()), 0.0).sum(1)  # Σ in_0 − z
+        slope += (soft * sizes).sum(1, keepdim=True)
+    gradient = ranked.mul_(_at_leaves((slope / everything).to(ranked.dtype), edges, ranked.shape[1]))
     if soft is not None:
-        gradient -= _at_leaves(soft.to(p.dtype), edges, len(rank)).index_select(1, rank)
+        gradient -= _at_leaves(soft.to(ranked.dtype), edges, ranked.shape[1])
     return loss, gradient, exact
 
 
-def _by_log_sum_exp(
-    logits: Tensor, order: Tensor, rank: Tensor, lower: Tensor, upper: Tensor, weight: Tensor, soft: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Loss [B] and gradient [B, C] for any scores. What is [B, L] is computed in float64."""
-    ranked, edges = logits.index_select(1, order), _edges(lower, upper, len(order))
+def _by_log_sum_exp(ranked: Tensor, lower: Tensor, upper: Tensor, weight: Tensor, soft: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Loss [B] and gradient [B, C], by leaf rank, for any scores by leaf rank [B, C]. What is [B, L] is computed in float64."""
+    classes, edges = ranked.shape[1], _edges(lower, upper, ranked.shape[1])
     top, log_sum, _ = segment_log_sum_exp(ranked.view(-1), edges)
     top, log_sum = (x.double().view(len(ranked), 2 * lower.shape[1]) for x in (top, log_sum))
     top, ring = _by_ring(top, torch.maximum), _by_ring(top + log_sum, torch.logaddexp)
@@ -154,20 +152,18 @@ def _by_log_sum_exp(
     nll = torch.where(weight != 0, softplus(outside - inside), 0.0)
     loss, total_soft = (weight * nll).sum(1), 0.0
     if soft is not None:
-        below = upper - lower
-        sizes = below - torch.nn.functional.pad(below[:, 1:], (0, 1))
-        total_soft, high = (soft * sizes).sum(1, keepdim=True), top.amax(1, keepdim=True)
-        distances = _by_ring(segment_sum((high.to(ranked.dtype) - ranked).view(-1), edges).view(len(ranked), 2 * lower.shape[1]), torch.add)
-        distances += sizes * (inside[:, :1] - high)
+        sizes, high = _ring_sizes(lower, upper), top.amax(1, keepdim=True)
+        total_soft = (soft * sizes).sum(1, keepdim=True)
+        distances = _ring_sums(high.to(ranked.dtype) - ranked, edges, lower.shape[1]) + sizes * (inside[:, :1] - high)
         loss += torch.where(soft != 0, soft * distances, 0.0).sum(1)
     after = weight.sum(1, keepdim=True) - weight.cumsum(1)
     missed = torch.where(weight != 0, (-weight * torch.expm1(-nll)).log() - inside, -torch.inf)  # log w_k (1 − q_k) / exp(in_k)
     slope = (top - inside[:, :1]).exp() * (total_soft + after) - (top + missed.logcumsumexp(1)).exp()
     shift = torch.where(top == -torch.inf, 0, top).to(ranked.dtype)
-    gradient = (ranked - _at_leaves(shift, edges, len(rank))).exp_().mul_(_at_leaves(slope.to(ranked.dtype), edges, len(rank)))
+    gradient = (ranked - _at_leaves(shift, edges, classes)).exp_().mul_(_at_leaves(slope.to(ranked.dtype), edges, classes))
     if soft is not None:
-        gradient -= _at_leaves(soft.to(ranked.dtype), edges, len(rank))
-    return loss, gradient.index_select(1, rank)
+        gradient -= _at_leaves(soft.to(ranked.dtype), edges, classes)
+    return loss, gradient
 
 
 @_forward.register_kernel("cuda")
@@ -222,6 +218,17 @@ def _by_ring(segments: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> T
     """From both sides of each ring [B, 2 L] to rings [B, L]."""
     left, right = segments.hsplit(2)
     return torch.cat([combine(left[:, :-1], right[:, :-1].flip(1)), left[:, -1:]], 1)
+
+
+def _ring_sums(ranked: Tensor, edges: Tensor, rings: int) -> Tensor:
+    """Sum over each of L rings [B, L] of values by leaf rank [B, C], float64."""
+    return _by_ring(segment_sum(ranked.view(-1), edges).view(len(ranked), 2 * rings), torch.add)
+
+
+def _ring_sizes(lower: Tensor, upper: Tensor) -> Tensor:
+    """Number of leaves in each ring [B, L]."""
+    below = upper - lower
+    return below - torch.nn.functional.pad(below[:, 1:], (0, 1))
 
 
 def _at_leaves(rings: Tensor, edges: Tensor, classes: int) -> Tensor:
