@@ -5,7 +5,7 @@
     python tools/result_tables.py --figures  also draw the pictures beside the measurements (needs Chrome or Chromium)
 
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
-title, a paragraph or more. `tools/bench/step.csv` is what bench_step.py appends to. In the README a table stands between
+title, a paragraph or more. `tools/bench/step.csv` is what bench_step.py appends to, `ops.csv` what bench_ops.py does. In the README a table stands between
 `<!-- table NAME -->` and `<!-- end -->`.
 """
 
@@ -65,21 +65,43 @@ def step() -> str:
     """The last row of each kind in tools/bench/step.csv."""
     with open(ROOT / "tools" / "bench" / "step.csv", newline="", encoding="utf-8") as file:
         rows = {row["what"]: row for row in csv.DictReader(file)}
-    lines = [["ratio", "median [quartiles]", "conditions"]]
+    lines, places = [["ratio", "median [quartiles]", "rounds", "note"]], {}
     for what, row in rows.items():
-        setting = (
-            f"{row['backbone']}, {row['size']} px, batch {row['batch']}, {row['rounds']} rounds, {row['device']}, {row['threads']} threads"
-        )
-        note = f"; {row['note']}" if row["note"] else ""
-        lines.append(
-            [what, f"{row['median']} [{row['q25']}, {row['q75']}]", f"{setting}, torch {row['torch']}, commit {row['commit']}{note}"]
-        )
-    return markdown_table(lines)
+        lines.append([what, f"{row['median']} [{row['q25']}, {row['q75']}]", row["rounds"], row["note"]])
+        setting = f"{row['backbone']}, {row['size']} px, batch {row['batch']}, {row['device']}, {row['threads']} threads"
+        places[f"{setting}, torch {row['torch']}, commit {row['commit']}"] = None
+    return f"{markdown_table(lines)}\n\n{'; '.join(places)}."
+
+
+def ops(batch: int = 256) -> str:
+    """What operators cost, by number of classes, from the last rows of tools/bench/ops.csv on a CPU and on a GPU."""
+    with open(ROOT / "tools" / "bench" / "ops.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["dtype"] == "float32" and int(row["batch"]) == batch]
+    parts = []
+    for device in dict.fromkeys(row["device"] for row in rows):
+        mine = {(row["what"], int(row["classes"])): row for row in rows if row["device"] == device}
+        classes = sorted({size for _, size in mine})
+        lines = [["÷ F.cross_entropy (milliseconds)", *(f"C = {size:,}" for size in classes)]]
+        for what in dict.fromkeys(what for what, _ in mine):
+            lines.append([what, *(_cost(mine.get((what, size))) for size in classes)])
+        last = list(mine.values())[-1]
+        where = f"{device}, {last['threads']} threads, float32, B = {batch}, torch {last['torch']}, commit {last['commit']}"
+        parts += [markdown_table(lines), f"Forward and backward, medians side by side in one process; {where}."]
+    return "\n\n".join(parts)
+
+
+def _cost(row: dict[str, str] | None) -> str:
+    return "–" if row is None else f"{_short(row['ratio_to_cross_entropy'])} ({_short(row['median_ms'])})"
+
+
+def _short(number: str) -> str:
+    return f"{float(number):,.0f}" if float(number) >= 100 else f"{float(number):.2g}"
 
 
 def rewritten(readme: str) -> str:
     """The README with every marked table made anew."""
-    return MARKED.sub(lambda match: match[1] + "\n" + (step() if match[2] == "step" else comparison(match[2])) + "\n\n" + match[3], readme)
+    made = {"step": step, "ops": ops}
+    return MARKED.sub(lambda match: f"{match[1]}\n{made[match[2]]() if match[2] in made else comparison(match[2])}\n\n{match[3]}", readme)
 
 
 def results_page() -> str:

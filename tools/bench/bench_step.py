@@ -2,8 +2,9 @@
 
     python tools/bench/bench_step.py --out tools/bench/step.csv
 
-Row `branches ÷ flat`: time of one training step of a backbone with two hypernym heads over one without, peak memory beside it.
-Row `loop ÷ bare`: images per second of a real run's training epochs over the same step on a batch already in memory, measured between
+Row `branches / flat`: time of one training step of a backbone with two hypernym heads over one without, peak memory beside it.
+Rows `hxe / flat` and so on: the same for a loss over cross-entropy, with ImageNet's 1,000 classes and their WordNet tree.
+Row `loop / bare`: images per second of a real run's training epochs over the same step on a batch already in memory, measured between
 the epochs. Both sides alternate, so a busy machine slows both; the ratio is the median over rounds, with its quartiles.
 """
 
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,8 @@ import torch
 import torch.nn.functional as F
 
 from hiercnn import fit
-from hiercnn.hierarchy import builtin
-from hiercnn.losses import CrossEntropy
+from hiercnn.hierarchy import Hierarchy, builtin
+from hiercnn.losses import HXE, ConditionalNLL, CrossEntropy, LevelNLL, MarginNLL, SoftLabels, TreeLoss
 from hiercnn.models import HeadSpec, build_model
 from hiercnn.train import (
     FlatTask,
@@ -36,21 +38,22 @@ from hiercnn.train import (
     pick_precision,
 )
 
-TREE = builtin("synthetic")
 BARE_STEPS = 10  # between two epochs of the loop
 
 
 class Step:
-    """One training step of a model with or without heads."""
+    """One training step of a model with a loss, with or without heads."""
 
-    def __init__(self, arguments: argparse.Namespace, *, heads: bool):
-        specs = [HeadSpec("early", TREE.cut(groups=3)), HeadSpec("middle", TREE.cut(groups=9))] if heads else []
+    def __init__(
+        self, arguments: argparse.Namespace, loss: TreeLoss, tree: Hierarchy, heads: Sequence[HeadSpec] = (), classifier: str = "linear"
+    ):
         self.device = pick_device(arguments.device)
         self.amp = pick_precision("auto", self.device) == "bfloat16"
-        self.model = build_model(arguments.backbone, TREE, specs).to(self.device, memory_format=torch.channels_last).train()
-        loss = CrossEntropy(TREE)
-        cuts = {name: (cut, 0.3) for name, cut in self.model.cuts.items()}
-        self.task = (HierarchicalTask(loss, heads=cuts) if heads else FlatTask(loss)).to(self.device)
+        self.classes = tree.num_classes
+        self.model = build_model(arguments.backbone, tree, heads, classifier=classifier).to(self.device, memory_format=torch.channels_last)
+        task = HierarchicalTask(loss, heads=self.model.specs) if heads else FlatTask(loss)
+        self.model.train()
+        self.task = task.to(self.device)
         self.optimizer = make_optimizer(self.model, OptimSettings(lr=0.01))  # the recipes' default
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -69,26 +72,51 @@ class Step:
         return time.perf_counter() - began
 
 
-def batch(arguments: argparse.Namespace, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device).to(memory_format=torch.channels_last)
-    return F.normalize(images), torch.randint(0, TREE.num_classes, (arguments.batch,), device=device)
+def of_heads(arguments: argparse.Namespace, *, heads: bool) -> Step:
+    tree = builtin("synthetic")
+    specs = [HeadSpec("early", tree.cut(groups=3), weight=0.3), HeadSpec("middle", tree.cut(groups=9), weight=0.3)] if heads else []
+    return Step(arguments, CrossEntropy(tree), tree, specs)
 
 
-def branches_over_flat(arguments: argparse.Namespace) -> np.ndarray:
-    """Ratio of step times, one a round."""
-    flat, branches = Step(arguments, heads=False), Step(arguments, heads=True)
-    images, labels = batch(arguments, flat.device)
-    for step in (flat, branches) * 3:
+def of_losses(arguments: argparse.Namespace) -> dict[str, Step]:
+    """Steps by loss, the flat one first."""
+    tree = builtin("imagenet1k")
+    losses = {
+        "cross_entropy": CrossEntropy(tree),
+        "level_nll": LevelNLL(tree, levels=[{"cut": {"depth": depth}} for depth in (3, 6, 9)]),
+        "hxe": HXE(tree),
+        "soft_labels": SoftLabels(tree),
+        "conditional_nll": ConditionalNLL(tree),
+        "margin_nll": MarginNLL(tree),
+    }
+    classifiers = {"conditional_nll": "conditional", "margin_nll": "margin"}
+    return {name: Step(arguments, loss, tree, classifier=classifiers.get(name, "linear")) for name, loss in losses.items()}
+
+
+def batch(arguments: argparse.Namespace, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=step.device).to(memory_format=torch.channels_last)
+    return F.normalize(images), torch.randint(0, step.classes, (arguments.batch,), device=step.device)
+
+
+def over_first(arguments: argparse.Namespace, steps: dict[str, Step]) -> dict[str, np.ndarray]:
+    """Ratios of step times to those of the first, one a round."""
+    first, *others = steps
+    images, labels = batch(arguments, steps[first])
+    for step in (*steps.values(),) * 3:
         step(images, labels)
-    return np.array([branches.timed(images, labels) / flat.timed(images, labels) for _ in range(arguments.rounds)])
+    seconds = {name: np.empty(arguments.rounds) for name in steps}
+    for number in range(arguments.rounds):
+        for name, step in steps.items():
+            seconds[name][number] = step.timed(images, labels)
+    return {name: seconds[name] / seconds[first] for name in others}
 
 
 class Between(QuietDisplay):
     """Times bare steps after each epoch of a run."""
 
     def __init__(self, arguments: argparse.Namespace):
-        self.bare = Step(arguments, heads=True)
-        self.batch = batch(arguments, self.bare.device)
+        self.bare = of_heads(arguments, heads=True)
+        self.batch = batch(arguments, self.bare)
         self.seconds: list[float] = []
 
     def epoch(self, row):
@@ -127,8 +155,8 @@ def loop_over_bare(arguments: argparse.Namespace) -> np.ndarray:
 
 def peak_memory(arguments: argparse.Namespace) -> float:
     """Peak memory of flat or branches in MiB, in a process of its own: the device's on CUDA, else the process's."""
-    step = Step(arguments, heads=arguments.peak == "branches")
-    images, labels = batch(arguments, step.device)
+    step = of_heads(arguments, heads=arguments.peak == "branches")
+    images, labels = batch(arguments, step)
     for _ in range(3):
         step(images, labels)
     if step.device.type == "cuda":
@@ -174,7 +202,12 @@ def main() -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--peak", kind]
         peaks[kind] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     memory = f"peak memory {peaks['flat']:.0f} MiB flat, {peaks['branches']:.0f} MiB branches"
-    rows = [row(arguments, "branches / flat step time", branches_over_flat(arguments), memory)]
+    ratios = over_first(arguments, {"flat": of_heads(arguments, heads=False), "branches": of_heads(arguments, heads=True)})
+    rows = [row(arguments, "branches / flat step time", ratios["branches"], memory)]
+    rows += [
+        row(arguments, f"{name} / flat step time", ratios, "1,000 classes")
+        for name, ratios in over_first(arguments, of_losses(arguments)).items()
+    ]
     rows.append(row(arguments, "loop / bare images per second", loop_over_bare(arguments)))
     for made in rows:
         print("  ".join(f"{key} {value}" for key, value in made.items()))
