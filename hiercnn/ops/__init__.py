@@ -3,6 +3,7 @@
 from hiercnn.ops._mixed import Mixed
 from hiercnn.ops._paths import path_table
 from hiercnn.ops._tree import Nodes
+from hiercnn.ops.class_sums import class_sums
 from hiercnn.ops.conditional_log_marginals import conditional_log_marginals
 from hiercnn.ops.conditional_nll import conditional_nll
 from hiercnn.ops.margin_nll import margin_nll
@@ -14,6 +15,7 @@ __all__ = [
     "Mixed",
     "Nodes",
     "Rings",
+    "class_sums",
     "conditional_log_marginals",
     "conditional_nll",
     "margin_nll",

@@ -325,7 +325,5 @@ def test_recipes_name_what_is_wrong():
 
 
 def test_nothing_to_coarsen_is_said():
-    with pytest.raises(
-        DataError, match=r"fine=40: every image keeps its class \(the largest class has 39\); take fewer"
-    ):
+    with pytest.raises(DataError, match=r"fine=40: every image keeps its class \(the largest class has 39\); take fewer"):
         prepared(coarse_labels={"cut": 3, "fine": 40})
