@@ -111,6 +111,32 @@ def compare(
 
 
 @app.command()
+def cluster(
+    run: Annotated[Path, typer.Argument(help="A run folder with weights: runs/cifar100-flat.")],
+    source: Annotated[str, typer.Option(help="features, weights, logits or confusion.")] = "features",
+    linkage: Annotated[str, typer.Option(help="average, complete, ward or single.")] = "average",
+    metric: Annotated[str | None, typer.Option(help="Of features and weights: cosine (default), correlation, euclidean or unit.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Of features: early, middle, late or a number. Default: what the classifier reads.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Images to look at: train or val. Default: train for features, else val.")] = None,
+    weights: Annotated[str, typer.Option(help="last, best or step-….")] = "last",
+    groups: Annotated[str | None, typer.Option(help="Numbers of groups of the tree: 8,20. Default: every merge.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the tree as JSON, for hierarchy.file of a recipe.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="Draw the dendrogram: .html, .svg or .png.")] = None,
+    trust_imports: Trust = False,
+) -> None:
+    """Cluster the classes of a run by what its network makes of them, and compare with the run's own tree."""
+    from hiercnn.cli._cluster import print_clusters
+    from hiercnn.recipe import Run
+
+    options = {"linkage": linkage, "metric": metric, "stage": int(stage) if stage and stage.isdigit() else stage}
+    print_clusters(
+        Run(run, trust_imports=trust_imports), source, options | {"split": split, "weights": weights}, _counts(groups), out, draw
+    )
+
+
+@app.command()
 def doctor() -> None:
     """Tell versions, devices, data sets and WordNet found on this machine."""
     from hiercnn.cli._doctor import print_findings
@@ -125,6 +151,15 @@ def _save_figures(result: dict, folder: Path, console) -> None:
     console.print(f"{len(saved.paths)} files of figures in {folder}", markup=False, highlight=False, soft_wrap=True)
     if saved.left_out is not None:
         console.print(saved.left_out, markup=False, highlight=False, soft_wrap=True)
+
+
+def _counts(text: str | None) -> list[int] | None:
+    from hiercnn.errors import RecipeError
+
+    try:
+        return [int(count) for count in text.split(",")] if text else None
+    except ValueError:
+        raise RecipeError(f"--groups: wanted numbers of groups such as 8,20, got '{text}'") from None
 
 
 def _shares(text: str | None) -> list[float]:

@@ -19,6 +19,7 @@ from hiercnn.clustering._distances import (
     similarity_distances,
     vector_distances,
 )
+from hiercnn.clustering._draw import dendrogram_figure, draw_dendrogram
 from hiercnn.clustering._statistics import ClassStatistics
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "cluster",
     "confusion_similarity",
     "cophenetic_correlation",
+    "dendrogram_figure",
+    "draw_dendrogram",
     "fowlkes_mallows_curve",
     "logit_similarity",
     "partition_agreement",

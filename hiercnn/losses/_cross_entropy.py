@@ -8,8 +8,9 @@ from torch import Tensor
 
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import LeafLoss
+from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
-from hiercnn.ops import Mixed
+from hiercnn.ops import Mixed, check_target
 
 
 @losses.register("cross_entropy")
@@ -25,19 +26,21 @@ class CrossEntropy(LeafLoss):
         logits [B, C] (half types are summed in float32), labels [B] int64 → {"cross_entropy": mean over the batch, in nats}.
 
     Raises:
-        ShapeError: Logits that are not one score a class.
+        ShapeError: Logits that are not one number a class.
     """
 
+    @checked_options
     def __init__(self, hierarchy: Hierarchy, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0, inner_labels: bool = False):
         super().__init__(hierarchy, inner_labels=inner_labels)
         self.label_smoothing = label_smoothing
+        self.keep_own(hierarchy, label_smoothing)
 
     def forward(self, logits: Tensor, labels: Tensor | Mixed) -> dict[str, Tensor]:
         if self.inner_labels or isinstance(labels, Mixed):
             return super().forward(logits, labels)
-        return {
-            "cross_entropy": F.cross_entropy(self.checked(logits), labels, label_smoothing=self.label_smoothing)
-        }  # torch's, bit for bit
+        logits = self.checked(logits)
+        check_target(labels, logits)
+        return {"cross_entropy": F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)}  # torch's, bit for bit
 
     def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"cross_entropy": self.own_nll(logits, labels) + self.smoothing(logits, labels, self.label_smoothing)}
+        return {"cross_entropy": self.own_nll(logits, labels)}

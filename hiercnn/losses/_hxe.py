@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import LeafLoss
+from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
 from hiercnn.losses._rings import node_rings, paths
 from hiercnn.ops import ring_nll
@@ -33,10 +34,11 @@ class HXE(LeafLoss):
     Source: Bertinetto et al., "Making better mistakes" (CVPR 2020), with λ of the depth, as in the authors' code.
     """
 
+    @checked_options
     def __init__(self, hierarchy: Hierarchy, *, alpha: Annotated[float, Field(ge=0)] = 0.3, inner_labels: bool = False):
         super().__init__(hierarchy, inner_labels=inner_labels)
         nodes = paths(hierarchy, self.num_labels)
-        step = np.where(nodes >= 0, np.exp(-alpha * (np.arange(nodes.shape[1]) - 1)), 0.0)  # λ_k
+        step = np.where(nodes >= 0, np.exp(-alpha * np.maximum(np.arange(nodes.shape[1]) - 1, 0)), 0.0)  # λ_k
         self.keep("path", node_rings(hierarchy, nodes, step - np.append(step[:, 1:], np.zeros_like(step[:, :1]), 1)))  # λ_k − λ_{k+1}
 
     def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

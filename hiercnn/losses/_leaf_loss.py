@@ -4,10 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiercnn.errors import ShapeError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._rings import node_rings
-from hiercnn.ops import Mixed, Rings, ring_nll
+from hiercnn.ops import Mixed, Rings, check_floats, check_target, ring_nll
 
 
 class TreeLoss(nn.Module):
@@ -32,11 +31,27 @@ class TreeLoss(nn.Module):
         self.num_labels = hierarchy.num_nodes if inner_labels else hierarchy.num_classes
 
     def forward(self, scores: Tensor, labels: Tensor | Mixed) -> dict[str, Tensor]:
+        """Terms by name, each the mean over the batch [] in nats; of no images NaN, as torch's mean.
+
+        Raises:
+            ShapeError: Scores or labels of another size, type or device.
+        """
         scores = self.checked(scores)
         if not isinstance(labels, Mixed):
+            check_target(labels, scores)
             return {name: losses.mean() for name, losses in self.terms(scores, labels).items()}
-        first, second = (self.terms(scores, those) for those in (labels.first, labels.second))
+        for those in labels[:2]:
+            check_target(those, scores)
+        first, second = (self.terms(scores, those) for those in labels[:2])
         return {name: labels.mix(first[name], second[name]).mean() for name in first}
+
+    def _apply(self, fn, recurse=True):
+        """Tables go where the module goes and keep their type: weights rounded to a half type are other weights."""
+        kept = {name: table for name, table in self._buffers.items() if table is not None and table.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, table in kept.items():
+            self._buffers[name] = table.to(self._buffers[name].device)
+        return self
 
     def checked(self, scores: Tensor) -> Tensor:
         """The scores as the terms want them. Raises ShapeError unless there is one for each class, or node."""
@@ -68,24 +83,26 @@ class LeafLoss(TreeLoss):
         inner_labels: Whether labels may be inner nodes; the data decide this in a recipe.
     """
 
-    def __init__(self, hierarchy: Hierarchy, *, inner_labels: bool):
-        super().__init__(hierarchy, inner_labels=inner_labels)
+    def keep_own(self, hierarchy: Hierarchy, label_smoothing: float = 0.0) -> None:
+        """Tables of −log p_y and −log q_v of the node that each label is, under the name `own`."""
         own = hierarchy.label_nodes[: self.num_labels]
-        self.keep("own", node_rings(hierarchy, np.stack([np.zeros_like(own), own], 1), np.ones((len(own), 2))))
+        nodes, weight = np.stack([np.zeros_like(own), own], 1), np.ones((len(own), 2))
+        self.keep("own", node_rings(hierarchy, *self.smoothed(nodes, weight, label_smoothing)))
+
+    def smoothed(self, nodes: np.ndarray, weight: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Nodes on the path to each label [T, K], the label last, and weights, with the mean over all classes of −log p mixed into the
+        last one's, 1 − share : share, where the label is a class; for `node_rings`."""
+        if not share:
+            return nodes, weight, None
+        soft = np.zeros(weight.shape)
+        soft[: self.num_classes] = share / self.num_classes
+        weight[: self.num_classes, -1] *= 1 - share
+        return nodes, weight, soft
 
     def checked(self, logits: Tensor) -> Tensor:
-        """The logits in float32 or more. Raises ShapeError unless they are [B, C]."""
-        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ShapeError(f"logits: wanted [B, {self.num_classes}], one score a class, got {list(logits.shape)}")
-        return logits.float() if logits.dtype.itemsize < 4 else logits
+        check_floats("logits", logits, ("class", self.num_classes))
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     def own_nll(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """−log p_y or −log q_v of the node that each label is: [B]."""
+        """−log p_y, smoothed if that was asked for, or −log q_v of the node that each label is: [B]."""
         return ring_nll(logits, labels, self.rings("own"))
-
-    def smoothing(self, logits: Tensor, labels: Tensor, share: float) -> Tensor:
-        """What mixes the mean over all classes of −log p into −log p_y, share : 1 − share, for labels that are classes: [B]."""
-        if not share:
-            return logits.new_zeros(())
-        mean = logits.logsumexp(1) - logits.mean(1)
-        return torch.where(self.is_leaf(labels), share * (mean - self.own_nll(logits, labels)), 0)

@@ -9,6 +9,7 @@ from torch import Tensor
 from hiercnn.errors import RecipeError
 from hiercnn.hierarchy import Cut, CutChoice, Hierarchy, chosen_cuts
 from hiercnn.losses._leaf_loss import LeafLoss
+from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
 from hiercnn.losses._rings import node_rings, partition_rings
 from hiercnn.ops import ring_nll
@@ -53,6 +54,7 @@ class LevelNLL(LeafLoss):
     Source: the marginal form of Bertinetto et al., "Making better mistakes" (CVPR 2020).
     """
 
+    @checked_options
     def __init__(
         self,
         hierarchy: Hierarchy,
@@ -63,12 +65,11 @@ class LevelNLL(LeafLoss):
         seed: int = 0,
     ):
         super().__init__(hierarchy, inner_labels=inner_labels)
-        self.label_smoothing = label_smoothing
         self.random: list[str] = []
         if not levels:
             raise RecipeError("levels: needs at least one level, such as {cut: 20, weight: 1.0}")
         nodes, weights = [np.zeros(self.num_labels, dtype=np.int64)], [np.zeros(self.num_labels)]
-        for level in (Level.model_validate(level) for level in levels):
+        for level in levels:
             cut = chosen_cuts(hierarchy, [level.cut])[0]
             if len(cut) < 2:
                 raise RecipeError(f"levels: the cut '{cut.name}' has one group, which every image is in; cut lower")
@@ -84,11 +85,10 @@ class LevelNLL(LeafLoss):
         weights.append(np.ones(self.num_labels))
         order = np.argsort(np.stack(nodes, 1), axis=1, kind="stable")  # all are on the path to the label, so the deeper have larger numbers
         columns = (np.take_along_axis(np.stack(listed, 1), order, 1) for listed in (nodes, weights))
-        self.keep("levels", node_rings(hierarchy, *columns))
+        self.keep("levels", node_rings(hierarchy, *self.smoothed(*columns, label_smoothing)))
 
     def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        own = ring_nll(logits, labels, self.rings("levels")) + self.smoothing(logits, labels, self.label_smoothing)
-        terms = {"level_nll": own}
+        terms = {"level_nll": ring_nll(logits, labels, self.rings("levels"))}
         for number, name in enumerate(self.random, start=1):
             terms[name] = terms.get(name, 0) + ring_nll(logits, labels, self.rings(f"random{number}"))
         return terms

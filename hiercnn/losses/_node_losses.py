@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hiercnn.errors import ShapeError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import TreeLoss
+from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
-from hiercnn.ops import Nodes, conditional_nll, margin_nll, path_table
+from hiercnn.ops import Nodes, check_floats, conditional_nll, margin_nll, path_table
 
 
 class NodeLoss(TreeLoss):
@@ -23,6 +23,7 @@ class NodeLoss(TreeLoss):
     """
 
     scores = "nodes"
+    classifier: str  # the one of models.NODE_SCORES that reads what it trains
 
     def __init__(self, hierarchy: Hierarchy, *, inner_labels: bool):
         super().__init__(hierarchy, inner_labels=inner_labels)
@@ -31,8 +32,7 @@ class NodeLoss(TreeLoss):
         self.num_scores = hierarchy.num_nodes - 1
 
     def checked(self, scores: Tensor) -> Tensor:
-        if scores.ndim != 2 or scores.shape[1] != self.num_scores:
-            raise ShapeError(f"scores: wanted [B, {self.num_scores}], one a node but the root, got {list(scores.shape)}")
+        check_floats("scores", scores, ("node but the root", self.num_scores))
         return scores
 
 
@@ -56,13 +56,16 @@ class ConditionalNLL(NodeLoss):
     Source: Redmon and Farhadi, "YOLO9000" (CVPR 2017).
     """
 
+    classifier = "conditional"
+
+    @checked_options
     def __init__(self, hierarchy: Hierarchy, *, alpha: Annotated[float, Field(ge=0)] = 0.0, inner_labels: bool = False):
         super().__init__(hierarchy, inner_labels=inner_labels)
         nodes = Nodes.from_parents(hierarchy.parents, hierarchy.leaf_nodes)
         self.counts = nodes.counts
         for name in Nodes._fields[:-1]:
             self.register_buffer(f"tree_{name}", getattr(nodes, name), persistent=False)
-        weight = np.exp(-alpha * (np.arange(self.paths.shape[1]) - 1))
+        weight = np.exp(-alpha * np.maximum(np.arange(self.paths.shape[1]) - 1, 0))
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32).expand(self.paths.shape).contiguous(), persistent=False)
 
     def terms(self, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -88,6 +91,9 @@ class MarginNLL(NodeLoss):
     Source: Valmadre, "Hierarchical classification at multiple operating points" (NeurIPS 2022), soft-max-margin.
     """
 
+    classifier = "margin"
+
+    @checked_options
     def __init__(self, hierarchy: Hierarchy, *, margin: Annotated[float, Field(ge=0)] = 5.0, inner_labels: bool = False):
         super().__init__(hierarchy, inner_labels=inner_labels)
         self.margin = margin

@@ -10,9 +10,10 @@ from torch import Tensor
 from hiercnn.errors import HierarchyError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import LeafLoss
+from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
 from hiercnn.losses._rings import node_rings, paths
-from hiercnn.ops import ring_nll
+from hiercnn.ops import known_rows, ring_nll
 
 MOST_CLASSES = 5000  # where targets are a [C, C] table
 
@@ -39,6 +40,7 @@ class SoftLabels(LeafLoss):
     Source: Bertinetto et al., "Making better mistakes" (CVPR 2020), soft labels.
     """
 
+    @checked_options
     def __init__(
         self,
         hierarchy: Hierarchy,
@@ -53,13 +55,19 @@ class SoftLabels(LeafLoss):
             self._keep_rings(hierarchy, beta, distance)
         else:
             self._keep_table(hierarchy, beta, distance)
+            self.keep_own(hierarchy)
 
     def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if self.by_ancestor:
             return {"soft_labels": ring_nll(logits, labels, self.rings("soft"))}
-        leaves = torch.where(self.is_leaf(labels), labels, 0)
-        losses = -(self.targets[leaves].to(logits.dtype) * logits.log_softmax(1)).sum(1)
-        return {"soft_labels": torch.where(self.is_leaf(labels), losses, self.own_nll(logits, labels)) if self.inner_labels else losses}
+        if not self.inner_labels:
+            return {"soft_labels": self._by_table(logits, labels)}
+        leaf, own = self.is_leaf(labels), self.own_nll(logits, labels)
+        return {"soft_labels": torch.where(leaf, self._by_table(logits, torch.where(leaf, labels, 0)), own)}
+
+    def _by_table(self, logits: Tensor, labels: Tensor) -> Tensor:
+        targets = self.targets[known_rows(labels, len(self.targets))].to(logits.dtype)
+        return -torch.where(targets != 0, targets * logits.log_softmax(1), 0).sum(1)
 
     def _keep_rings(self, hierarchy: Hierarchy, beta: float, distance: str) -> None:
         """t_j by the ring that j lies in: the distance of all its classes is that of the path's node, their lowest common ancestor."""

@@ -1,6 +1,6 @@
 """Any timm backbone with hypernym heads that branch from its stages and fall away at inference."""
 
-from hiercnn.models._backbone import PLACES, create_backbone, seeded, stage_index, stages
+from hiercnn.models._backbone import PLACES, create_backbone, seeded, stage_index, stages, tapped_forward
 from hiercnn.models._heads import PoolHead, heads
 from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model, check_forward
 from hiercnn.models._node_scores import NODE_SCORES
@@ -19,4 +19,5 @@ __all__ = [
     "seeded",
     "stage_index",
     "stages",
+    "tapped_forward",
 ]

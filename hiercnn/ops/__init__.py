@@ -1,5 +1,6 @@
 """Operators of hierarchical losses: tensors in, tensors out. They know no Hierarchy and no module."""
 
+from hiercnn.ops._check import check_floats, check_target, known_rows
 from hiercnn.ops._mixed import Mixed
 from hiercnn.ops._paths import path_table
 from hiercnn.ops._tree import Nodes
@@ -15,9 +16,12 @@ __all__ = [
     "Mixed",
     "Nodes",
     "Rings",
+    "check_floats",
+    "check_target",
     "class_sums",
     "conditional_log_marginals",
     "conditional_nll",
+    "known_rows",
     "margin_nll",
     "node_log_marginals",
     "path_sum",

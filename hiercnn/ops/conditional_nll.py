@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hiercnn.errors import ShapeError
-from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
+from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target, known_rows
 from hiercnn.ops._math import softplus
 from hiercnn.ops._mixed import Mixed
 from hiercnn.ops._segments import segment_log_sum_exp, spread
@@ -56,7 +56,7 @@ def _forward(
     scores: Tensor, target: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, paths: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [B], and what the gradient is made of: on a CPU itself [B, N − 1], for losses of weight 1; on CUDA own, top, slope [B, L, 3]."""
-    kind = accumulation_type(scores.dtype)
+    kind, target = accumulation_type(scores.dtype), known_rows(target, len(paths))
     step, true, places, edges = _siblings(*(x.numpy() for x in (inner, children, offsets, paths[target])))
     flat = scores.to(kind).reshape(-1)
     values = flat[places]

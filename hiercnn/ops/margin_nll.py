@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hiercnn.errors import ShapeError
-from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
+from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target, known_rows
 from hiercnn.ops._math import softplus
 from hiercnn.ops._mixed import Mixed
 
@@ -48,7 +48,7 @@ def margin_nll(scores: Tensor, target: Tensor | Mixed, paths: Tensor, margin: fl
 @torch.library.custom_op("hiercnn::margin_nll", mutates_args=(), device_types="cpu")
 def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [B], and what the gradient is made of: own, top and slope [B, 3], and on a CPU exp(θ − top) of all but the label [B, N − 1]."""
-    kind = accumulation_type(scores.dtype)
+    kind, target = accumulation_type(scores.dtype), known_rows(target, len(paths))
     path = paths[target]
     node = path.amax(1, keepdim=True)  # the path's last has the largest number
     label, known = (node - 1).clamp_(min=0), node[:, 0] > 0  # the root has no column: any will do

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hiercnn.errors import ShapeError
-from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target
+from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target, known_rows
 from hiercnn.ops._math import softplus
 from hiercnn.ops._mixed import Mixed
 from hiercnn.ops._segments import segment_log_sum_exp, segment_sum, spread
@@ -83,7 +83,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss [B], and what the gradient is made of: on a CPU itself [B, C], for losses of weight 1, by leaf
     rank; on CUDA top_r and c_r [B, L]."""
-    kind = accumulation_type(logits.dtype)
+    kind, target = accumulation_type(logits.dtype), known_rows(target, len(starts))
     tables = [starts[target], stops[target], weight[target].double(), None if soft is None else soft[target].double()]
     tables[2][:, 0] = 0  # the root: −log 1
     loss, gradient, exact = _by_sums(logits.index_select(1, order).to(kind), *tables)
@@ -129,7 +129,7 @@ def _by_sums(ranked: Tensor, lower: Tensor, upper: Tensor, weight: Tensor, soft:
     everything, weighted = inside[:, :1], weight != 0
     odds = torch.where(weighted, outside / inside, 0.0)  # (1 − q_k) / q_k
     loss = (weight * odds.log1p()).sum(1)
-    slope = weight.sum(1, keepdim=True) - weight.cumsum(1) - (weight * odds).cumsum(1)  # by which p is multiplied in each ring
+    slope = _after(weight) - (weight * odds).cumsum(1)  # by which p is multiplied in each ring
     exact = torch.where(weighted, inside, everything).amin(1) > LEAST * everything[:, 0]  # NaN is not
     if soft is not None:
         sizes = _ring_sizes(lower, upper)
@@ -156,9 +156,8 @@ def _by_log_sum_exp(ranked: Tensor, lower: Tensor, upper: Tensor, weight: Tensor
         total_soft = (soft * sizes).sum(1, keepdim=True)
         distances = _ring_sums(high.to(ranked.dtype) - ranked, edges, lower.shape[1]) + sizes * (inside[:, :1] - high)
         loss += torch.where(soft != 0, soft * distances, 0.0).sum(1)
-    after = weight.sum(1, keepdim=True) - weight.cumsum(1)
     missed = torch.where(weight != 0, (-weight * torch.expm1(-nll)).log() - inside, -torch.inf)  # log w_k (1 − q_k) / exp(in_k)
-    slope = (top - inside[:, :1]).exp() * (total_soft + after) - (top + missed.logcumsumexp(1)).exp()
+    slope = (top - inside[:, :1]).exp() * (total_soft + _after(weight)) - (top + missed.logcumsumexp(1)).exp()
     shift = torch.where(top == -torch.inf, 0, top).to(ranked.dtype)
     gradient = (ranked - _at_leaves(shift, edges, classes)).exp_().mul_(_at_leaves(slope.to(ranked.dtype), edges, classes))
     if soft is not None:
@@ -223,6 +222,11 @@ def _by_ring(segments: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> T
 def _ring_sums(ranked: Tensor, edges: Tensor, rings: int) -> Tensor:
     """Sum over each of L rings [B, L] of values by leaf rank [B, C], float64."""
     return _by_ring(segment_sum(ranked.view(-1), edges).view(len(ranked), 2 * rings), torch.add)
+
+
+def _after(weight: Tensor) -> Tensor:
+    """Σ_{k > r} w_k for each ring r [B, L]."""
+    return torch.nn.functional.pad(weight.flip(1).cumsum(1).flip(1)[:, 1:], (0, 1))
 
 
 def _ring_sizes(lower: Tensor, upper: Tensor) -> Tensor:

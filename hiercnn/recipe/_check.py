@@ -8,7 +8,7 @@ from torch import nn
 from hiercnn.data import groups_to_relabel, named_transform
 from hiercnn.errors import HierCNNError, RecipeError
 from hiercnn.hierarchy import Hierarchy
-from hiercnn.models import NODE_SCORES, create_backbone, seeded, stage_index, stages
+from hiercnn.models import create_backbone, seeded, stage_index, stages
 from hiercnn.recipe._build import PYTHON, build_hierarchy, build_loss, head_cut, report_cuts
 from hiercnn.recipe._schema import HeadSettings, Recipe
 from hiercnn.train import make_optimizer, make_scheduler, weight_at
@@ -46,10 +46,11 @@ def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None
 
 def _check_labels(problems: list[Problem], recipe: Recipe, tree: Hierarchy) -> None:
     loss = _attempt(problems, "loss", build_loss, recipe, tree)
-    scores_nodes = recipe.model.classifier in NODE_SCORES or recipe.model.backbone == PYTHON
-    if getattr(loss, "scores", "leaf") == "nodes" and not scores_nodes:
-        fitting = "conditional" if recipe.loss.name == "conditional_nll" else "margin"
-        problems.append(("loss.name", f"{recipe.loss.name} needs scores of all nodes; set model.classifier: {fitting}"))
+    fitting = getattr(loss, "classifier", None)
+    if fitting is not None and recipe.model.classifier != fitting and recipe.model.backbone != PYTHON:
+        problems.append(
+            ("loss.name", f"{recipe.loss.name} trains scores of all nodes, read in its own way; set model.classifier: {fitting}")
+        )
     for name in ("label_noise", "coarse_labels"):
         if getattr(recipe.data, name) is not None:
             _attempt(problems, f"data.{name}.cut", groups_to_relabel, tree, getattr(recipe.data, name))

@@ -10,7 +10,7 @@ from torch import nn
 from hiercnn.data import Data, data_sets, from_datasets
 from hiercnn.errors import CheckpointError, RecipeError, shorten
 from hiercnn.hierarchy import Hierarchy, from_nested, to_nested
-from hiercnn.models import HierarchicalModel, check_forward
+from hiercnn.models import NODE_SCORES, HierarchicalModel, check_forward
 from hiercnn.recipe._build import PYTHON, build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
@@ -48,6 +48,11 @@ class Run(RunFolder):
         return load_recipe(raw, check=False, trust_imports=self.trust_imports)
 
     @property
+    def channels(self) -> int:
+        """Channels of its images."""
+        return next(event["channels"] for event in self.events if event["event"] == "start")
+
+    @property
     def model(self) -> nn.Module:
         return self.load_model("last")
 
@@ -60,8 +65,7 @@ class Run(RunFolder):
         recipe = self.recipe
         if self.own_model is None and recipe.model.backbone == PYTHON:
             raise CheckpointError(f"the model of {self.path} was an object; pass it: Run(path, model=...)")
-        channels = next(event["channels"] for event in self.events if event["event"] == "start")
-        model = _as_hierarchical(self.own_model, self.hierarchy) or build_recipe_model(recipe, self.hierarchy, channels)
+        model = _as_hierarchical(self.own_model, self.hierarchy) or build_recipe_model(recipe, self.hierarchy, self.channels)
         load_weights(self.checkpoints / f"{weights}.safetensors", model, self.hierarchy)
         return model.cpu().eval()
 
@@ -132,10 +136,9 @@ def build_trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None 
     if side is not None and model is None:
         check_forward(network, data.channels, side)
     task = build_task(recipe, data, network)
-    if getattr(task.loss, "scores", "leaf") == "nodes" and network.reader is None:
-        raise RecipeError(
-            f"{recipe.loss.name} needs scores of all nodes; pass hiercnn.build_model(…, classifier='conditional' or 'margin')"
-        )
+    fitting = getattr(task.loss, "classifier", None)
+    if fitting is not None and not isinstance(network.reader, NODE_SCORES[fitting]):
+        raise RecipeError(f"{recipe.loss.name} trains scores of all nodes; pass hiercnn.build_model(…, classifier='{fitting}')")
     return Trainer(
         model=network,
         task=task,

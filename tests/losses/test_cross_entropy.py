@@ -118,7 +118,7 @@ def test_terms_have_names_and_inputs_are_not_written_to(inner):
 @pytest.mark.parametrize("inner", [False, True])
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3), (4,), (2, 4, 1)])
 def test_logits_of_other_classes_are_refused(inner, shape):
-    with pytest.raises(ShapeError, match=re.escape(f"logits: wanted [B, 4], one score a class, got {list(shape)}")):
+    with pytest.raises(ShapeError, match=re.escape(f"logits: wanted [B, 4], one number a class, got {list(shape)}")):
         CrossEntropy(TREE, inner_labels=inner)(torch.zeros(shape), torch.tensor([0, 3]))
 
 

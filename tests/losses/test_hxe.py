@@ -72,5 +72,5 @@ def test_errors_near_the_root_cost_more():
 
 
 def test_logits_of_other_classes_are_refused():
-    with pytest.raises(ShapeError, match=r"logits: wanted \[B, 4\], one score a class, got \[2, 5\]"):
+    with pytest.raises(ShapeError, match=r"logits: wanted \[B, 4\], one number a class, got \[2, 5\]"):
         HXE(TREE)(torch.zeros(2, 5), torch.tensor([0, 1]))

@@ -298,7 +298,7 @@ def test_levels_that_do_not_exist(levels, error, message):
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3), (4,), (2, 4, 1)])
 def test_logits_of_other_classes_are_refused(shape):
-    with pytest.raises(ShapeError, match=re.escape(f"logits: wanted [B, 4], one score a class, got {list(shape)}")):
+    with pytest.raises(ShapeError, match=re.escape(f"logits: wanted [B, 4], one number a class, got {list(shape)}")):
         LevelNLL(TREE, levels=[TWO])(torch.zeros(shape), torch.tensor([0, 3]))
 
 

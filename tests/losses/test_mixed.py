@@ -1,5 +1,7 @@
 """Labels mixed from two: every loss is λ times that of the first and 1 − λ times that of the second."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,7 @@ from losses.cases import TREE, assert_equal_loss, summed
 from ops.cases import CASES, nodes_of, paths_of, weights_of
 from torch import Tensor
 
+from hiercnn.errors import ShapeError
 from hiercnn.losses import HXE, ConditionalNLL, CrossEntropy, LevelNLL, MarginNLL, SoftLabels
 from hiercnn.losses._rings import node_rings, paths
 from hiercnn.ops import Mixed, conditional_nll, margin_nll, ring_nll
@@ -73,3 +76,20 @@ def test_operators_mix(operator):
     scores, other, share = case.scores(columns), case.labels.flip(0), torch.linspace(0, 1, len(case.labels))
     mixed = loss(scores, Mixed(case.labels, other, share))
     torch.testing.assert_close(mixed, share * loss(scores, case.labels) + (1 - share) * loss(scores, other))
+
+
+# --- Bad input ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (torch.full((4, 1), 0.5), "share: wanted one number or [4], one an image, got [4, 1]"),
+        (torch.full((2,), 0.5), "share: wanted one number or [4], one an image, got [2]"),
+        (7.0, "share: wanted a number from 0 to 1 or a tensor [4] of them, got 7.0"),
+        (None, "share: wanted a number from 0 to 1 or a tensor [4] of them, got None"),
+    ],
+)
+def test_bad_shares(share, message):
+    with pytest.raises(ShapeError, match=re.escape(message)):
+        HXE(TREE)(torch.zeros(4, 4), Mixed(FIRST, FIRST, share))

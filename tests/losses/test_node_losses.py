@@ -93,6 +93,7 @@ def test_scores_of_other_nodes_are_refused(loss):
 
 # --- In a model and in a recipe -------------------------------------------------------------------------------------------------------
 
+FITTING_LOSS = {"conditional_nll": "conditional", "margin_nll": "margin"}
 FITTING = {"conditional": "conditional_nll", "margin": "margin_nll"}
 
 
@@ -129,9 +130,12 @@ def test_a_recipe_trains_and_its_model_is_loaded(tmp_path, classifier):
 
 
 def test_a_loss_of_nodes_says_which_classifier_it_needs(tmp_path):
-    with pytest.raises(RecipeError, match="loss.name: conditional_nll needs scores of all nodes; set model.classifier: conditional"):
-        tiny("loss.name=conditional_nll")
+    for loss, wanted in FITTING_LOSS.items():
+        others = [name for name in ("linear", "path_sum", "conditional", "margin") if name != wanted]
+        for classifier in others:
+            with pytest.raises(RecipeError, match=f"loss.name: {loss} trains scores of all nodes, .*; set model.classifier: {wanted}"):
+                tiny(f"loss.name={loss}", f"model.classifier={classifier}")
     model = build_model("tiny_net", builtin("synthetic"))
     recipe = tiny().plain() | {"loss": {"name": "margin_nll"}}
-    with pytest.raises(RecipeError, match="margin_nll needs scores of all nodes; pass hiercnn.build_model"):
+    with pytest.raises(RecipeError, match=r"margin_nll trains scores of all nodes; pass hiercnn.build_model\(…, classifier='margin'\)"):
         hiercnn.fit(recipe, model=model, run_dir=tmp_path / "run")

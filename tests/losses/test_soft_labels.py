@@ -151,7 +151,7 @@ def test_buffers_are_not_saved():
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3), (4,), (2, 4, 1)])
 def test_logits_of_other_classes_are_refused(shape):
-    with pytest.raises(ShapeError, match=re.escape(f"logits: wanted [B, 4], one score a class, got {list(shape)}")):
+    with pytest.raises(ShapeError, match=re.escape(f"logits: wanted [B, 4], one number a class, got {list(shape)}")):
         SoftLabels(TREE)(torch.zeros(shape), torch.tensor([0, 3]))
 
 
@@ -163,8 +163,16 @@ def test_too_many_classes_for_a_table():
 
 
 def test_a_group_is_no_class_without_inner_labels():
-    with pytest.raises(IndexError):  # as cross_entropy does
-        SoftLabels(TREE)(torch.zeros(1, 4), torch.tensor([TREE.label("pet")]))
+    for distance in ("lca", "path"):
+        with pytest.raises(ShapeError, match="target: wanted labels 0 to 3, got 6; leave such images out"):
+            SoftLabels(TREE, distance=distance)(torch.zeros(1, 4), torch.tensor([TREE.label("pet")]))
+
+
+@pytest.mark.parametrize("distance", ["lca", "path"])
+def test_masked_classes_cost_nothing_where_their_target_is_0(distance):
+    logits, label = torch.zeros(1, 4), torch.tensor([TREE.label("cat")])
+    logits[0, TREE.label("car")] = -torch.inf
+    assert SoftLabels(TREE, beta=1e4, distance=distance)(logits, label)["soft_labels"].item() == pytest.approx(math.log(3), rel=1e-6)
 
 
 def test_one_class_costs_nothing():

@@ -502,13 +502,27 @@ def left_out(rows: list[dict[str, object]], title: str) -> Iterator[str]:
         yield "hierarchicalsoftmax: " + ("not installed" if title.endswith("float32") else "skipped, it is run in float32 alone")
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def classes(text: str) -> int:
+    """Two classes or more, for argparse."""
+    if (number := int(text)) < 2:
+        raise ValueError
+    return number
+
+
 def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, help="threads of torch on a CPU; default: torch's")
-    parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
-    parser.add_argument("--batch", type=int, nargs="+", default=[256, 32])
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--threads", type=positive, help="threads of torch on a CPU; default: torch's")
+    parser.add_argument("--classes", type=classes, nargs="+", default=[100, 1000, 10_000, 100_000])
+    parser.add_argument("--batch", type=positive, nargs="+", default=[256, 32])
+    parser.add_argument("--rounds", type=positive, default=50)
     parser.add_argument("--seconds", type=float, default=5.0, help=f"most that one row may be run for, after {LEAST_ROUNDS} rounds")
     parser.add_argument("--out", type=Path, help="CSV file to append the rows to")
     parser.add_argument("--plot", type=Path, help="picture to write: .html, or .svg, .png, which need Chrome or Chromium")
@@ -538,4 +552,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HierCNNError as error:
+        sys.exit(f"bench_ops.py: {error}")

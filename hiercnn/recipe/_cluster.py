@@ -1,0 +1,174 @@
+"""What a finished run knows of its classes, clustered to a tree."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hiercnn.clustering import (
+    ClassDistances,
+    ClassStatistics,
+    Dendrogram,
+    Linkage,
+    Metric,
+    cluster,
+    confusion_similarity,
+    logit_similarity,
+    similarity_distances,
+    typical_members,
+    vector_distances,
+)
+from hiercnn.data import ImageSet, make_loader
+from hiercnn.errors import CheckpointError, DataError, RecipeError, shorten
+from hiercnn.hierarchy import Hierarchy
+from hiercnn.models import stage_index, stages, tapped_forward
+from hiercnn.recipe._build import PYTHON, build_data, build_source
+from hiercnn.recipe._fit import Run
+from hiercnn.train import pick_device
+
+Source = Literal["features", "weights", "logits", "confusion"]
+OF_VECTORS = ("features", "weights")
+SPLITS = {"features": "train", "logits": "val", "confusion": "val"}  # where nothing else is asked for
+
+
+class Clustered(NamedTuple):
+    """Classes of a run: their distances, the dendrogram, and their names in its order."""
+
+    distances: ClassDistances
+    dendrogram: Dendrogram
+    classes: tuple[str, ...]
+
+    def hierarchy(self, groups: list[int] | None) -> Hierarchy:
+        """The tree of some numbers of groups, or of all merges; groups are titled by their most typical classes."""
+        titles = typical_members(self.distances, self.classes)
+        return self.dendrogram.ordered(self.distances).hierarchy(self.classes, groups, titles=titles)
+
+
+def cluster_run(
+    run: Run,
+    source: Source = "features",
+    *,
+    linkage: Linkage = "average",
+    metric: Metric | None = None,
+    stage: int | str | None = None,
+    split: str | None = None,
+    weights: str = "last",
+    device: str = "auto",
+) -> Clustered:
+    """Cluster the classes of a run by what its network makes of them.
+
+    Args:
+        run: A run with weights.
+        source: `features`: means of the classes' features; `weights`: rows of the classifier; `logits`: correlation of the classes' logits
+            over images; `confusion`: how often classes are taken for each other.
+        linkage: `average`, `complete`, `ward` or `single`.
+        metric: Of vectors (features, weights): `cosine` unless given.
+        stage: Of features: those after a stage of the backbone, averaged over the map; None takes what the classifier reads.
+        split: Images, not augmented: `train` (features unless given) or `val` (logits and confusion), never test.
+        weights: `last`, `best` or `step-…`.
+        device: Where the images are looked at, and where large trees are made.
+
+    Raises:
+        RecipeError: Options that do not fit the source. CheckpointError: no such run or weights. DataError: classes without images, or
+        without a distance. HierarchyError: ward of distances that are not euclidean.
+    """
+    _check(source, metric, stage, split)
+    model = run.load_model(weights).to(place := pick_device(device))
+    names = run.hierarchy.classes
+    if source == "weights":
+        vectors = _classifier_rows(model, len(names))
+    else:
+        images = _images(run, split or SPLITS[source])
+        loader = make_loader(images, run.recipe.data, train=False, channels=run.channels, device=place)
+        if source == "features":
+            vectors = _class_means(model, loader, names, stage)
+        else:
+            logits, labels = _logits(model, loader)
+            similarity = logit_similarity(logits) if source == "logits" else confusion_similarity(_confusion(logits, labels, len(names)))
+    if source in OF_VECTORS:
+        distances = vector_distances(vectors, metric or "cosine", list(names))
+    else:
+        distances = similarity_distances(similarity, list(names))
+    return Clustered(distances, cluster(distances, linkage), names)
+
+
+def _check(source: str, metric: str | None, stage: int | str | None, split: str | None) -> None:
+    if source not in ("features", "weights", "logits", "confusion"):
+        raise RecipeError(f"source: wanted features, weights, logits or confusion, got {source!r}")
+    if metric is not None and source not in OF_VECTORS:
+        raise RecipeError(f"metric is for features and weights; {source} are similarities already")
+    if stage is not None and source != "features":
+        raise RecipeError(f"stage is for features, not for {source}")
+    if split not in (None, "train", "val") or (split is not None and source == "weights"):
+        raise RecipeError("split: wanted train or val, never test, and nothing for weights")
+
+
+def _images(run: Run, split: str) -> ImageSet:
+    """Images of the run's split that are labelled with a class."""
+    recipe = run.recipe
+    if recipe.data.name == PYTHON:
+        raise RecipeError(f"the images of {run.path} were objects; cluster its weights, or use hiercnn.clustering on your own features")
+    data = build_data(recipe, build_source(recipe), run.hierarchy)
+    if data.hierarchy.classes != run.hierarchy.classes:
+        raise CheckpointError(f"the data have other classes now than {run.path} was trained on")
+    images = getattr(data, split)
+    return images.subset(np.flatnonzero(images.labels < data.hierarchy.num_classes))
+
+
+@torch.no_grad()
+def _class_means(model: nn.Module, loader, names: tuple[str, ...], stage: int | str | None) -> Tensor:
+    statistics = None
+    for batch in loader.epoch():
+        features = _read_by_classifier(model, batch.images) if stage is None else _after_stage(model, batch.images, stage)
+        if statistics is None:
+            statistics = ClassStatistics(len(names), features.shape[1], diagonal=True, device=features.device)
+        statistics.update(features, batch.labels)
+    missing = range(len(names)) if statistics is None else torch.nonzero(statistics.counts == 0)[:, 0].tolist()
+    if missing:
+        raise DataError(f"classes without an image: {shorten(names[number] for number in missing)}; take the other split, or the weights")
+    return statistics.means
+
+
+def _read_by_classifier(model: nn.Module, images: Tensor) -> Tensor:
+    """What the classifier reads [B, F]."""
+    caught: list[Tensor] = []
+    hook = _classifier(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    try:
+        model(images)
+    finally:
+        hook.remove()
+    return caught[0].flatten(1)
+
+
+def _after_stage(model: nn.Module, images: Tensor, stage: int | str) -> Tensor:
+    """Features after a stage, averaged over the map [B, F]."""
+    number = stage_index(stage, len(stages(model.backbone)))
+    features = tapped_forward(model.backbone, images, [number])[1][number]
+    return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+
+def _classifier(model: nn.Module) -> nn.Module:
+    backbone = getattr(model, "backbone", None)
+    classifier = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None
+    if not isinstance(classifier, nn.Module):
+        raise RecipeError("this network has no classifier that timm knows; cluster features of a stage, logits or confusion")
+    return classifier
+
+
+def _classifier_rows(model: nn.Module, classes: int) -> Tensor:
+    weight = getattr(_classifier(model), "weight", None)
+    if not isinstance(weight, Tensor) or weight.shape[0] != classes:
+        raise RecipeError("this network's classifier has no row for each class; cluster features, logits or confusion")
+    return weight.detach().flatten(1)
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, loader) -> tuple[Tensor, Tensor]:
+    found = [(model(batch.images).leaf.float(), batch.labels) for batch in loader.epoch()]
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def _confusion(logits: Tensor, labels: Tensor, classes: int) -> np.ndarray:
+    """Counts [K, K], rows actual, columns predicted."""
+    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).view(classes, classes).cpu().numpy()
