@@ -213,7 +213,7 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _epochs(row: dict[str, Any]) -> str:
-    return f"> {row['epochs']}" if row["epochs_to_target"] is None else f"{row['epochs_to_target']:g}"
+    return f"> {row['epochs']}" if row["epochs_to_target"] is None else f"{row['epochs_to_target']:.3g}"
 
 
 def _score(record: dict[str, Any], number: int) -> str:
