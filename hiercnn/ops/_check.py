@@ -29,9 +29,9 @@ def check_target(target: Tensor, like: Tensor) -> None:
 def known_rows(target: Tensor, rows: int) -> Tensor:
     """The labels, on a CPU after a look at them: one below 0 would count from the end. Raises ShapeError if one is no row of a table.
 
-    For kernels and what is not compiled; on CUDA a look would wait for the device.
+    On CUDA a look would wait for the device, and in a compiled graph it would break it: there it is left out.
     """
-    if target.device.type == "cpu" and target.numel():
+    if target.device.type == "cpu" and not torch.compiler.is_compiling() and target.numel():
         low, high = (int(x) for x in target.aminmax())
         if low < 0 or high >= rows:
             raise ShapeError(f"target: wanted labels 0 to {rows - 1}, got {low if low < 0 else high}; leave such images out")

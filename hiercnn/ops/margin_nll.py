@@ -60,10 +60,11 @@ def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tu
     top = others.amax(1, keepdim=True)
     top.masked_fill_(top == -torch.inf, 0)  # nothing but the label
     total = others.sub_(top).exp_().sum(1).double()
-    gap = (top[:, 0].double() + margin) - score
+    top = top[:, 0].double() + margin
+    gap = top - score
     loss = torch.where(known, softplus(gap + total.log()), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
     slope = torch.where(known & (total != 0), (gap - loss).exp(), 0.0)
-    return loss.to(kind), others, torch.stack([torch.expm1(-loss), gap, slope], 1).to(kind)
+    return loss.to(kind), others, torch.stack([torch.expm1(-loss), top, slope], 1).to(kind)
 
 
 @torch.library.custom_op("hiercnn::margin_nll_backward", mutates_args=(), device_types="cpu")

@@ -108,3 +108,13 @@ def test_tables_keep_their_type(make, dtype):
 def test_options_are_checked_in_python_too(make, message):
     with pytest.raises(RecipeError, match=re.escape(message)):
         make()
+
+
+@pytest.mark.slow
+@every_loss
+def test_they_compile_into_one_graph(make):
+    loss = make(inner_labels=True)
+    scores = scores_of(loss)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: sum(loss(x, LABELS).values()), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(scores), sum(loss(scores, LABELS).values()))

@@ -7,7 +7,6 @@ same size in the same call. On CUDA ours runs there, scipy on that machine's CPU
 """
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench_ops import append
 
 from hiercnn.clustering import cluster, vector_distances
 from hiercnn.errors import HierCNNError
@@ -132,12 +132,7 @@ def main() -> None:
     for made in rows:
         print("  ".join(f"{key} {value}" for key, value in made.items()))
     if arguments.out:
-        fresh = not arguments.out.exists()
-        with open(arguments.out, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            if fresh:
-                writer.writeheader()
-            writer.writerows(rows)
+        append(arguments.out, rows)
 
 
 if __name__ == "__main__":

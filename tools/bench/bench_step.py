@@ -9,7 +9,6 @@ the epochs. Both sides alternate, so a busy machine slows both; the ratio is the
 """
 
 import argparse
-import csv
 import resource
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from bench_ops import append
 
 from hiercnn import fit
 from hiercnn.hierarchy import Hierarchy, builtin
@@ -212,12 +212,7 @@ def main() -> None:
     for made in rows:
         print("  ".join(f"{key} {value}" for key, value in made.items()))
     if arguments.out:
-        fresh = not arguments.out.exists()
-        with open(arguments.out, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            if fresh:
-                writer.writeheader()
-            writer.writerows(rows)
+        append(arguments.out, rows)
 
 
 if __name__ == "__main__":
