@@ -8,15 +8,15 @@ Loss = Σ_{k ≥ 1} w_k nll_k. Its gradient is own_k = w_k (exp(−nll_k) − 1)
 slope_k = w_k exp(top_k − θ_{v_k} − nll_k).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from hiercnn.errors import ShapeError
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target, known_rows
-from hiercnn.ops._math import softplus
 from hiercnn.ops._mixed import Mixed
-from hiercnn.ops._segments import segment_log_sum_exp, spread
 from hiercnn.ops._tree import Nodes
 
 
@@ -56,20 +56,24 @@ def _forward(
     scores: Tensor, target: Tensor, inner: Tensor, children: Tensor, offsets: Tensor, paths: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [B], and what the gradient is made of: on a CPU itself [B, N − 1], for losses of weight 1; on CUDA own, top, slope [B, L, 3]."""
-    kind, target = accumulation_type(scores.dtype), known_rows(target, len(paths))
-    step, true, places, edges = _siblings(*(x.numpy() for x in (inner, children, offsets, paths[target])))
-    flat = scores.to(kind).reshape(-1)
-    values = flat[places]
-    values[places == spread(true, edges)] = -torch.inf  # the siblings alone
-    top, log_sum, shifted = segment_log_sum_exp(values, edges)
-    top, score, weight = top.double(), flat[true].double(), weight[target].double().flatten()[step]
-    nll = torch.where(weight != 0, softplus(top + log_sum - score), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
-    losses = torch.zeros(paths[target].shape, dtype=torch.float64)
-    losses.view(-1)[step] = weight * nll
-    gradient = torch.zeros(scores.shape, dtype=kind)
-    gradient.view(-1)[places] = shifted.mul_(spread((weight * (top - score - nll).exp()).to(kind), edges))
-    gradient.view(-1)[true] = (weight * torch.expm1(-nll)).to(kind)
-    return losses.sum(1).to(kind), gradient, gradient.new_zeros(*losses.shape, 3)
+    kind, target = accumulation_type(scores.dtype), known_rows(target, len(paths)).numpy()
+    steps = _steps(*(x.numpy() for x in (inner, children, offsets)), paths.numpy()[target])
+    flat = scores.to(kind).numpy().reshape(-1)
+    values, score = flat[steps.places], flat[steps.true].astype(np.float64)
+    weight = weight.numpy()[target][steps.rows, steps.levels].astype(np.float64)
+    values[steps.mine] = -np.inf  # the siblings alone
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # inf − inf is no number, and so is the loss; log 0 is −inf
+        top = np.maximum.reduceat(values, steps.starts) if len(values) else values
+        shifted = np.exp(values - np.where(top == -np.inf, 0, top).astype(values.dtype)[steps.segments])
+        total = np.add.reduceat(shifted, steps.starts) if len(values) else values
+        gap = top.astype(np.float64) - score
+        nll = np.where(weight != 0, np.logaddexp(gap + np.log(total, dtype=np.float64), 0), 0)
+        nll[score == np.inf] = np.nan
+        gradient = np.zeros(flat.shape, dtype=flat.dtype)
+        gradient[steps.places] = shifted * (weight * np.exp(gap - nll)).astype(flat.dtype)[steps.segments]
+        gradient[steps.true] = weight * np.expm1(-nll)
+    losses = torch.from_numpy(np.bincount(steps.rows, weight * nll, len(scores)))
+    return losses.to(kind), torch.from_numpy(gradient).view(scores.shape), scores.new_zeros(len(scores), paths.shape[1], 3, dtype=kind)
 
 
 @torch.library.custom_op("hiercnn::conditional_nll_backward", mutates_args=(), device_types="cpu")
@@ -88,24 +92,41 @@ def _backward(
     return (gradient * grad[:, None]).to(scores.dtype)
 
 
-def _siblings(inner: np.ndarray, children: np.ndarray, offsets: np.ndarray, path: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where the path's nodes and their siblings are in scores that are laid out as one vector.
+class _Steps(NamedTuple):
+    """The S nodes on the paths of a batch that have siblings, and the E scores of all children of their parents, a segment a node.
 
-    Returns:
-        step: Of each of S nodes on a path that have siblings, its place among the B × L steps of all paths [S].
-        true: The place of its score [S].
-        places, edges: Places of the scores of all children of its parent [E], one segment a node [S + 1].
+    Attributes:
+        rows, levels: Row of the batch and place on its path [S].
+        true: Place of the node's score among scores that are laid out as one vector [S].
+        places: Places of its parent's children [E].
+        starts: Where its segment begins [S].
+        mine: Where in its segment it is itself [S].
+        segments: Which segment each place belongs to [E].
     """
-    number = np.zeros(len(children) + 1, dtype=np.int64)
-    number[inner] = np.arange(len(inner))
-    parent = number[np.roll(path, 1, axis=1)]
-    count = np.where(path > 0, offsets[parent + 1] - offsets[parent], 0) if len(inner) else np.zeros_like(path)
-    step = np.flatnonzero(count > 1)
-    count, first = count.reshape(-1)[step], step // path.shape[1] * len(children) - 1
-    edges = np.append(0, count.cumsum())
-    mine = np.repeat(offsets[parent.reshape(-1)[step]] - edges[:-1], count) + np.arange(edges[-1])
-    places = np.repeat(first, count) + children[mine]
-    return tuple(torch.from_numpy(x) for x in (step, first + path.reshape(-1)[step], places, edges))
+
+    rows: np.ndarray
+    levels: np.ndarray
+    true: np.ndarray
+    places: np.ndarray
+    starts: np.ndarray
+    mine: np.ndarray
+    segments: np.ndarray
+
+
+def _steps(inner: np.ndarray, children: np.ndarray, offsets: np.ndarray, path: np.ndarray) -> _Steps:
+    """From the paths of a batch [B, L]. By numpy: on as few numbers torch's calls cost more than the work."""
+    fan_out = np.diff(offsets) if len(inner) else inner
+    first, many, rank = np.zeros((3, len(children) + 1), dtype=np.int64)  # of each node: its parent's first child, how many, which it is
+    first[children] = np.repeat(offsets[:-1], fan_out)
+    many[children] = np.repeat(fan_out, fan_out)
+    rank[children] = np.arange(len(children))
+    rows, levels = np.nonzero((many[path] > 1) & (path > 0))
+    node = path[rows, levels]
+    count, origin = many[node], rows * len(children) - 1
+    starts = count.cumsum() - count
+    segments = np.repeat(np.arange(len(node)), count)
+    places = children[(first[node] - starts)[segments] + np.arange(len(segments))] + origin[segments]
+    return _Steps(rows, levels, origin + node, places, starts, starts + rank[node] - first[node], segments)
 
 
 @_forward.register_kernel("cuda")

@@ -7,12 +7,12 @@ Its gradient is own = exp(−loss) − 1 at y and, with top the largest of the s
 slope = exp(top − θ_y − loss).
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hiercnn.errors import ShapeError
 from hiercnn.ops._check import accumulation_type, check_device, check_floats, check_target, known_rows
-from hiercnn.ops._math import softplus
 from hiercnn.ops._mixed import Mixed
 
 
@@ -47,32 +47,41 @@ def margin_nll(scores: Tensor, target: Tensor | Mixed, paths: Tensor, margin: fl
 
 @torch.library.custom_op("hiercnn::margin_nll", mutates_args=(), device_types="cpu")
 def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [B], and what the gradient is made of: own, top and slope [B, 3], and on a CPU exp(θ − top) of all but the label [B, N − 1]."""
+    """Loss [B], and what the gradient is made of: on a CPU itself [B, N − 1], for losses of weight 1; on CUDA own, top, slope [B, 3]."""
     kind, target = accumulation_type(scores.dtype), known_rows(target, len(paths))
-    path = paths[target]
-    node = path.amax(1, keepdim=True)  # the path's last has the largest number
-    label, known = (node - 1).clamp_(min=0), node[:, 0] > 0  # the root has no column: any will do
-    right = torch.where(path > 0, path - 1, label)
+    path = paths.numpy()[target.numpy()]
+    node = path.max(1)  # the path's last has the largest number
+    known = node > 0  # the root has no column: any will do
+    origin = np.arange(len(scores)) * scores.shape[1]
+    mine = origin + np.maximum(node - 1, 0)
+    right = np.where(path > 0, origin[:, None] + path - 1, mine[:, None])
     others = scores.to(kind, copy=True, memory_format=torch.contiguous_format)
-    score = others.gather(1, label)[:, 0].double()
-    others.scatter_(1, right, others.gather(1, right) - margin)  # few are right: θ − τ there is, but for a constant, θ + τ elsewhere
-    others.scatter_(1, label, -torch.inf)
-    top = others.amax(1, keepdim=True)
-    top.masked_fill_(top == -torch.inf, 0)  # nothing but the label
-    total = others.sub_(top).exp_().sum(1).double()
-    top = top[:, 0].double() + margin
-    gap = top - score
-    loss = torch.where(known, softplus(gap + total.log()), 0.0).masked_fill_(score == torch.inf, torch.nan)  # ∞ − ∞
-    slope = torch.where(known & (total != 0), (gap - loss).exp(), 0.0)
-    return loss.to(kind), others, torch.stack([torch.expm1(-loss), top, slope], 1).to(kind)
+    flat = others.numpy().reshape(-1)
+    score = flat[mine].astype(np.float64)
+    flat[right] -= margin  # few are right: θ − τ there is, but for a constant, θ + τ elsewhere
+    flat[mine] = -np.inf
+    shares = others.softmax(1)  # takes less time than torch's exp
+    gradient = shares.numpy().reshape(-1)
+    largest = origin + shares.numpy().argmax(1)
+    top, share = flat[largest].astype(np.float64), gradient[largest].astype(np.float64)
+    alone = np.isnan(share)
+    alone[alone] = (others.numpy()[alone] == -np.inf).all(1)  # nothing but the label
+    with np.errstate(invalid="ignore", over="ignore"):  # inf − inf is no number, and so is the loss
+        gap = np.where(alone, -np.inf, top + margin - np.log(share) - score)  # the largest share is 1 ÷ Σ exp(θ − top)
+        loss = np.where(known, np.logaddexp(gap, 0), 0)
+        loss[score == np.inf] = np.nan
+        slope = np.where(known, np.exp(gap - loss), 0)
+        shares.mul_(torch.from_numpy(slope).to(kind)[:, None])
+        if alone.any():
+            shares[torch.from_numpy(alone)] = 0
+        gradient[mine] = np.expm1(-loss)
+    return torch.from_numpy(loss).to(kind), shares, shares.new_zeros(len(scores), 3)
 
 
 @torch.library.custom_op("hiercnn::margin_nll_backward", mutates_args=(), device_types="cpu")
-def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, others: Tensor, factors: Tensor) -> Tensor:
+def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, gradient: Tensor, factors: Tensor) -> Tensor:
     """Gradient of the scores [B, N − 1] for that of the losses [B]."""
-    own, _, slope = (factors * grad[:, None]).split(1, dim=1)
-    label = (paths[target].amax(1, keepdim=True) - 1).clamp_(min=0)
-    return (others * slope).scatter_(1, label, own).to(scores.dtype)
+    return (gradient * grad[:, None]).to(scores.dtype)
 
 
 @_forward.register_kernel("cuda")
@@ -83,10 +92,10 @@ def _(scores, target, paths, margin):
 
 
 @_backward.register_kernel("cuda")
-def _(grad, scores, target, paths, margin, others, factors):
+def _(grad, scores, target, paths, margin, gradient, factors):
     from hiercnn.ops._triton import margin_nll as triton
 
-    return triton.backward(grad, scores, target, paths, margin, others, factors)
+    return triton.backward(grad, scores, target, paths, margin, gradient, factors)
 
 
 @_forward.register_fake
@@ -97,7 +106,7 @@ def _(scores, target, paths, margin):
 
 
 @_backward.register_fake
-def _(grad, scores, target, paths, margin, others, factors):
+def _(grad, scores, target, paths, margin, gradient, factors):
     return torch.empty_like(scores, memory_format=torch.contiguous_format)
 
 
@@ -107,8 +116,8 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, grad, *_):
-    scores, target, paths, others, factors = ctx.saved_tensors
-    return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, others, factors), None, None, None
+    scores, target, paths, gradient, factors = ctx.saved_tensors
+    return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, gradient, factors), None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -253,9 +253,14 @@ def test_sure_and_wrong_is_finite_large_and_has_a_gradient(make, case):
         scores[torch.arange(len(wrong)), wrong] = 200.0
     value, gradient = value_and_gradient(loss, scores, case.labels)
     assert value.isfinite()
-    assert value > 100
+    assert value > 100 * np.exp(-0.4 * (first_split(tree) - 1))  # HXE weighs what is further down less
     assert gradient.isfinite().all()
     assert (gradient.abs().amax(1) > 0.01).all()
+
+
+def first_split(tree: Hierarchy) -> int:
+    """Least depth of more than one node."""
+    return int(np.flatnonzero(np.bincount(tree.depths) > 1)[0])
 
 
 def other_branch(tree: Hierarchy, label: int) -> int:
