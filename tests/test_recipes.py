@@ -20,6 +20,7 @@ TWINS = {
     "quickstart/fine_only": FINE_ONLY,
     "grocery/branches": {HEADS},
     "cifar100/branches": {HEADS},
+    "cifar100/branches_clustered": {HEADS, "hierarchy.cluster"},
     "cifar100/deep_supervision": {HEADS},
     "cifar100/random_groups": {HEADS},
     "cifar100/late_head": {HEADS},
@@ -65,7 +66,8 @@ def header(name: str) -> list[str]:
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_is_valid_and_complete(name):
     needs_data = name.startswith("grocery/")  # its tree lies beside its images
-    recipe = load_recipe(name, check=not needs_data)
+    needs_run = builtin("cifar100") if name.endswith("_clustered") else None  # its tree is made from it
+    recipe = load_recipe(name, check=not needs_data, stand_in=needs_run)
     assert load_recipe(recipe.plain(), check=False) == recipe
     assert recipe.name == name.replace("/", "-").replace("_", "-")
 
@@ -127,6 +129,13 @@ def test_random_groups_shuffle_the_levels_of_level_nll(folder):
     assert [level["random"] for level in real["levels"]] == [False]
     assert [level | {"random": True} for level in real["levels"]] == shuffled["levels"]
     assert real | {"levels": []} == shuffled | {"levels": []}
+
+
+def test_clustered_groups_are_as_many_as_the_given_ones():
+    clustered, given = plain("cifar100/branches_clustered"), plain("cifar100/branches")
+    assert clustered["hierarchy"]["cluster"]["groups"] == [head["cut"] for head in given["model"]["heads"]]
+    assert [head["cut"]["depth"] for head in clustered["model"]["heads"]] == [1, 2]
+    assert [head | {"cut": None} for head in clustered["model"]["heads"]] == [head | {"cut": None} for head in given["model"]["heads"]]
 
 
 def test_distilled_heads_are_those_of_branches():

@@ -10,7 +10,7 @@ from hiercnn.clustering._agreement import (
     tree_correlation,
     tree_distances,
 )
-from hiercnn.clustering._dendrogram import Dendrogram, Linkage, cluster, typical_members
+from hiercnn.clustering._dendrogram import Dendrogram, Linkage, cluster, group_titles, typical_members
 from hiercnn.clustering._distances import (
     ClassDistances,
     Metric,
@@ -37,6 +37,7 @@ __all__ = [
     "dendrogram_figure",
     "draw_dendrogram",
     "fowlkes_mallows_curve",
+    "group_titles",
     "logit_similarity",
     "partition_agreement",
     "similarity_distances",

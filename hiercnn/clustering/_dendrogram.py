@@ -1,6 +1,7 @@
 """Agglomerative clustering of classes, and the tree that comes of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
@@ -8,12 +9,12 @@ import numpy as np
 from hiercnn.clustering._agglomerate import agglomerate
 from hiercnn.clustering._distances import ClassDistances
 from hiercnn.errors import HierarchyError, ShapeError, shorten
-from hiercnn.hierarchy import Hierarchy
+from hiercnn.hierarchy import Hierarchy, common_hypernyms
 
 Linkage = Literal["average", "complete", "ward", "single"]
 MOST_ORDERED = 2000  # classes whose order scipy makes optimal in seconds
 NAMED = 2  # members that name a group
-META = {"source": "clustering"}
+META = MappingProxyType({"source": "clustering"})
 
 Title = Callable[[np.ndarray], str]  # of a group of classes
 
@@ -75,13 +76,16 @@ class Dendrogram:
         place[np.argsort(first)] = np.arange(len(cluster))
         return place[owner]
 
-    def hierarchy(self, names: Sequence[str], groups: Sequence[int] | None = None, *, titles: Title | None = None) -> Hierarchy:
+    def hierarchy(
+        self, names: Sequence[str], groups: Sequence[int] | None = None, *, titles: Title | None = None, meta: Mapping[str, object] = META
+    ) -> Hierarchy:
         """The tree of the classes: root, the partitions asked for, classes; or every merge a node.
 
         Args:
             names: Of the classes [K], in their order.
             groups: Numbers of groups, such as [8, 20]; None keeps every merge.
-            titles: Title of a group of classes (indices); its members' names otherwise.
+            titles: Title of a group of classes (indices); its node's name otherwise.
+            meta: Facts that travel with the tree.
 
         Raises:
             HierarchyError: Numbers of groups that do not exist; ShapeError: not a name for every class.
@@ -90,13 +94,13 @@ class Dendrogram:
             raise ShapeError(f"names: wanted {self.num_classes}, one a class, got {len(names)}")
         names = [str(name) for name in names]
         if groups is None:
-            return self._of_merges(names, titles)
+            return self._of_merges(names, titles, meta)
         counts = sorted({int(count) for count in groups})
         if not counts or not all(2 <= count < self.num_classes for count in counts):
             raise HierarchyError(f"groups: wanted numbers from 2 to {self.num_classes - 1}, got {shorten(groups)}")
-        return self._of_partitions(names, counts, titles)
+        return self._of_partitions(names, counts, titles, meta)
 
-    def _of_partitions(self, names: list[str], counts: list[int], titles: Title | None) -> Hierarchy:
+    def _of_partitions(self, names: list[str], counts: list[int], titles: Title | None, meta: Mapping[str, object]) -> Hierarchy:
         nodes, parents, labels = ["root"], [-1], ["root"]
         above = np.zeros(self.num_classes, dtype=np.int64)  # node of each class, so far
         for count in counts:
@@ -109,9 +113,9 @@ class Dendrogram:
                 nodes, labels = [*nodes, name], [*labels, name if titles is None else titles(members)]
         leaves = self.leaf_order()
         listed = [names[leaf] for leaf in leaves]
-        return Hierarchy([*nodes, *listed], [*parents, *above[leaves].tolist()], names, titles=[*labels, *listed], meta=META)
+        return Hierarchy([*nodes, *listed], [*parents, *above[leaves].tolist()], names, titles=[*labels, *listed], meta=meta)
 
-    def _of_merges(self, names: list[str], titles: Title | None) -> Hierarchy:
+    def _of_merges(self, names: list[str], titles: Title | None, meta: Mapping[str, object]) -> Hierarchy:
         count, members = self.num_classes, {number: np.array([number]) for number in range(self.num_classes)}
         parents, labels = [-1] * (2 * count - 1), list(names)
         for row, pair in enumerate(self.merges[:, :2].astype(int).tolist()):
@@ -126,7 +130,7 @@ class Dendrogram:
         place = np.argsort(order)
         nodes = [*names, *(f"merge {row + 1}" for row in range(count - 1))]
         above = [-1 if parents[node] < 0 else int(place[parents[node]]) for node in order]
-        return Hierarchy([nodes[node] for node in order], above, names, titles=[labels[node] for node in order], meta=META)
+        return Hierarchy([nodes[node] for node in order], above, names, titles=[labels[node] for node in order], meta=meta)
 
 
 def cluster(distances: ClassDistances, linkage: Linkage = "average") -> Dendrogram:
@@ -155,5 +159,17 @@ def typical_members(distances: ClassDistances, names: Sequence[str]) -> Title:
         nearest = members[np.argsort(distances.among(members).sum(1), kind="stable")]
         listed, more = [str(names[member]) for member in nearest[:NAMED]], len(members) - NAMED
         return ", ".join(listed) + (f" + {more}" if more > 0 else "")
+
+    return title
+
+
+def group_titles(distances: ClassDistances, names: Sequence[str]) -> Title:
+    """Titles of groups: the lowest common hypernym, where WordNet is installed and knows all members, and the typical members."""
+    members_of, hypernym_of = typical_members(distances, names), common_hypernyms(names)
+
+    def title(members: np.ndarray) -> str:
+        listed = members_of(members)
+        hypernym = hypernym_of(members) if hypernym_of is not None and len(members) > 1 else None
+        return listed if hypernym is None else f"{hypernym}: {listed}"
 
     return title

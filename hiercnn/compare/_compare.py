@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hiercnn.compare._budgets import shortened
+from hiercnn.compare._clustered import from_run_of_seed, source_of, stand_in
 from hiercnn.compare._runs import Job, Tell, finished_runs
 from hiercnn.compare._search import check_equal_search, tuned
 from hiercnn.compare._summary import check_same_images, summarise
@@ -55,19 +56,20 @@ def compare(
         TrainingError: The loss of a run was not finite; all others are finished.
     """
     out = Path(out)
-    loaded = [load_recipe(recipe, overrides, trust_imports=trust_imports) for recipe in recipes]
+    loaded = [load_recipe(recipe, overrides, trust_imports=trust_imports, check=False) for recipe in recipes]
     _check_comparable(loaded, baseline)
     check_equal_search(loaded)
     shares = sorted({float(share) for share in budgets} - {1.0})
     for recipe in loaded:
-        for share in shares:  # before anything is trained: is it possible?
-            load_recipe(shortened(recipe, share), trust_imports=trust_imports)
+        for share in [1.0, *shares]:  # before anything is trained: is it possible?
+            load_recipe(shortened(recipe, share), trust_imports=trust_imports, stand_in=stand_in(recipe, loaded))
     _check_budgets(loaded, shares)
     _check_folders([_job(recipe, share, number, out) for recipe in loaded for share in [1.0, *shares] for number in range(seeds)])
     how = {"processes": jobs, "trust_imports": trust_imports, "tell": tell}
     loaded, search = tuned(loaded, out, **how)
+    names = [recipe.name for recipe in loaded]
     wanted = {
-        (recipe.name, share): [_job(shortened(recipe, share), share, number, out) for number in range(seeds)]
+        (recipe.name, share): [_job(shortened(recipe, share), share, number, out, names) for number in range(seeds)]
         for share in [1.0, *shares]
         for recipe in loaded
     }
@@ -77,8 +79,12 @@ def compare(
     def check(run: Run) -> None:  # as soon as two runs of a seed show it, not after the last of many
         check_same_images([first.setdefault(run.recipe.seed, run), run])
 
-    finished = {job.path: run for job, run in zip(by_seed, finished_runs(by_seed, **how, may_fail=True, check=check), strict=True)}
-    _check_finite(list(finished.values()))
+    finished: dict[Path, Run] = {}
+    waiting = [job for job in by_seed if source_of(job.recipe, names)]  # for the runs that their trees are clustered from
+    for jobs_now in ([job for job in by_seed if job not in waiting], waiting):
+        runs_now = finished_runs(jobs_now, **how, may_fail=True, check=check)
+        finished |= {job.path: run for job, run in zip(jobs_now, runs_now, strict=True)}
+        _check_finite(runs_now)
     runs = {key: [finished[job.path] for job in listed] for key, listed in wanted.items()}
     result = summarise({name: listed for (name, share), listed in runs.items() if share == 1.0}, loaded, baseline=baseline, short=runs)
     result["search"] = search
@@ -86,10 +92,10 @@ def compare(
     return result
 
 
-def _job(recipe: Recipe, share: float, number: int, out: Path) -> Job:
+def _job(recipe: Recipe, share: float, number: int, out: Path, names: Sequence[str] = ()) -> Job:
     seed = recipe.seed + number
     budget = "" if share == 1.0 else f"-{share:g}E"
-    return Job(recipe.model_copy(update={"seed": seed}), out / f"{recipe.name}{budget}-seed{seed}")
+    return Job(from_run_of_seed(recipe, seed, out, names), out / f"{recipe.name}{budget}-seed{seed}")
 
 
 def _write(out: Path, result: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from hiercnn.compare._statistics import (
     train_val_gap,
 )
 from hiercnn.errors import CheckpointError, RecipeError
-from hiercnn.recipe import Recipe, Run, differing_keys
+from hiercnn.recipe import Recipe, Run, charged_cost, differing_keys
 
 FORMAT = "hiercnn.compare/2"
 MISTAKES = ("hd1", "severity")
@@ -50,7 +50,8 @@ def summarise(
         for listed in measured.values():
             for one, target in zip(listed, targets, strict=True):
                 one["target"] = target
-                one["epochs_to_target"] = None if target is None else epochs_to_target(one["curve"], target)
+                own = None if target is None else epochs_to_target(one["curve"], target)
+                one["epochs_to_target"] = None if own is None else own + _charged_epochs(one)
     return {
         "format": FORMAT,
         "baseline": baseline,
@@ -111,7 +112,8 @@ def _measure(run: Run) -> dict[str, Any]:
 
 
 def _measured(run: Run) -> dict[str, Any]:
-    end, start, rows = run.end, run.events[0], curve(run)
+    end, start, charged = run.end, run.events[0], charged_cost(run)
+    rows = [row | {key: row[key] + charged[key] for key in charged} for row in curve(run)]
     return {
         "path": run.path.name,
         "seed": run.recipe.seed,
@@ -122,8 +124,9 @@ def _measured(run: Run) -> dict[str, Any]:
         "auc": area_under_curve(rows),
         "target": None,
         "epochs_to_target": None,
-        "seconds": end["seconds"],
-        "images": end["images"],
+        "charged": charged,
+        "seconds": end["seconds"] | {"train": end["seconds"]["train"] + charged["seconds"]},
+        "images": end["images"] + charged["images"],
         "parameters": start["parameters"],
         "peak_memory_mib": end["peak_memory_mib"],
         "curve": rows,
@@ -148,7 +151,7 @@ def _budgets(short: Mapping[tuple[str, float], Sequence[Run]], baseline: Sequenc
                     "runs": [run.path.name for run in runs],
                     "accuracy": spread(accuracies),
                     "difference": paired_difference(accuracies, full),
-                    "seconds": spread([run.end["seconds"]["train"] for run in runs]),
+                    "seconds": spread([run.end["seconds"]["train"] + charged_cost(run)["seconds"] for run in runs]),
                 }
             )
     return found
@@ -158,6 +161,12 @@ def _read_at_every_epoch(recipes: Sequence[Recipe]) -> bool:
     """Whether accuracy before the end means something: a constant rate, averaged weights, and the same epochs for all."""
     constant = all(recipe.schedule.name == "constant" and recipe.train.ema is not None for recipe in recipes)
     return constant and len({(recipe.epochs, recipe.eval.every) for recipe in recipes}) == 1
+
+
+def _charged_epochs(one: Mapping[str, Any]) -> float:
+    """What the run that the tree was clustered from cost, in epochs of this run."""
+    own = one["images"] - one["charged"]["images"]
+    return one["curve"][-1]["epoch"] * one["charged"]["images"] / own if own else 0.0
 
 
 def _target(rows: Sequence[Mapping[str, Any]]) -> float | None:

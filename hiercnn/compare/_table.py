@@ -128,6 +128,9 @@ def notes(result: dict[str, Any]) -> list[str]:
     if len({row["images"] for row in result["recipes"].values()}) > 1:
         images = ", ".join(f"{name} {row['images']:,}" for name, row in result["recipes"].items())
         lines.append(f"not the same budget; images seen in training: {images}")
+    charged = [name for name, row in result["recipes"].items() if any(run.get("charged", {}).get("images") for run in row["runs"])]
+    if charged:
+        lines.append(f"time and images of {', '.join(charged)} include those of the run that the tree was clustered from")
     places = [run["environment"] for row in result["recipes"].values() for run in row["runs"]]
     made = {(place["device"], place["precision"], place["git"]) for place in places}
     if len(made) > 1:

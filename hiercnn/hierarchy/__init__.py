@@ -7,7 +7,7 @@ from hiercnn.hierarchy._cut import Cut
 from hiercnn.hierarchy._draw import draw
 from hiercnn.hierarchy._io import from_dict, read_cuts, read_hierarchy, save_hierarchy, to_dict, to_nested
 from hiercnn.hierarchy._tree import DISTANCES, Hierarchy
-from hiercnn.hierarchy._wordnet import from_wordnet
+from hiercnn.hierarchy._wordnet import common_hypernyms, from_wordnet
 
 __all__ = [
     "DISTANCES",
@@ -18,6 +18,7 @@ __all__ = [
     "builtin",
     "builtin_names",
     "chosen_cuts",
+    "common_hypernyms",
     "draw",
     "from_classes",
     "from_dict",

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hiercnn.errors import HierarchyError
 from hiercnn.hierarchy._build import from_edges
@@ -44,6 +44,44 @@ def from_wordnet(classes: Sequence[str], *, parent_rule: str = "longest") -> Hie
     return Hierarchy(names, tree.parents, list(map(str, classes)), titles=tree.titles, meta=meta)
 
 
+def common_hypernyms(classes: Sequence[str]) -> Callable[[Iterable[int]], str | None] | None:
+    """A function that gives the lowest common hypernym of some of the classes (their numbers), or None where a class is unknown to WordNet.
+
+    Of an ambiguous class any sense will do: the deepest synset that has a sense of every class below it is meant. None if WordNet is not
+    installed.
+    """
+    try:
+        wordnet = _load()
+    except HierarchyError:
+        return None
+    above = [_hypernyms(wordnet, str(name)) for name in classes]
+
+    def common(members: Iterable[int]) -> str | None:
+        shared = set.intersection(*(above[member] for member in members))
+        deepest = max(shared, key=lambda synset: (synset.min_depth(), _wnid(synset)), default=None)
+        return None if deepest is None else deepest.lemma_names()[0].replace("_", " ")
+
+    return common
+
+
+def _hypernyms(wordnet, name: str) -> set:
+    """All senses of a noun and everything above them; nothing for an unknown one."""
+    try:
+        senses = [_synset(wordnet, name)] if _WNID.fullmatch(name) or _SYNSET.fullmatch(name) else wordnet.synsets(_lemma(name), pos="n")
+    except HierarchyError:
+        return set()
+    waiting, found = list(senses), set()
+    while waiting:
+        if (synset := waiting.pop()) not in found:
+            found.add(synset)
+            waiting += synset.hypernyms() + synset.instance_hypernyms()
+    return found
+
+
+def _lemma(name: str) -> str:
+    return name.replace(" ", "_")
+
+
 def _load():
     from nltk.corpus import wordnet
 
@@ -69,7 +107,7 @@ def _synset(wordnet, name: str):
         if synset is None:
             raise HierarchyError(f"WordNet has no synset '{name}'")
         return synset
-    senses = wordnet.synsets(name.replace(" ", "_"), pos="n")
+    senses = wordnet.synsets(_lemma(name), pos="n")
     if not senses:
         raise HierarchyError(f"WordNet has no noun '{name}'; give the class a wnid such as n02084071, or a lemma it knows")
     if len(senses) > 1:

@@ -1,7 +1,7 @@
 """YAML → typed, closed Recipe → objects: the only place that knows every factory."""
 
 from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
-from hiercnn.recipe._cluster import Clustered, cluster_run
+from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
@@ -17,6 +17,7 @@ __all__ = [
     "build_source",
     "build_task",
     "build_trainer",
+    "charged_cost",
     "cluster_run",
     "differing_keys",
     "find_recipe",

@@ -14,10 +14,16 @@ PYTHON = "python"  # data set or backbone that came as an object, not by name
 
 
 def build_hierarchy(settings: HierarchySettings | None) -> Hierarchy | None:
-    """The tree a recipe names, classes in the tree's own order; None if it names none."""
+    """The tree a recipe names, whose cuts are reported, classes in the tree's own order; None if it names none.
+
+    Raises:
+        HierarchyError, CheckpointError, …: What hinders.
+    """
     if settings is None:
         return None
-    if settings.builtin is not None:
+    if not settings.given:
+        tree = clustered(settings)
+    elif settings.builtin is not None:
         tree = builtin(settings.builtin)
     elif settings.file is not None:
         tree = read_hierarchy(settings.file, columns=settings.columns, parent_rule=settings.parent_rule)
@@ -28,6 +34,20 @@ def build_hierarchy(settings: HierarchySettings | None) -> Hierarchy | None:
     else:
         tree = from_folders(settings.folders)
     return tree.collapse() if settings.collapse else tree
+
+
+def taught_hierarchy(recipe: Recipe, reported: Hierarchy | None) -> Hierarchy | None:
+    """The tree that heads and losses are made of: a clustered one, if the recipe has one, in the class order of the one reported."""
+    if reported is None or recipe.hierarchy is None or recipe.hierarchy.cluster is None or not recipe.hierarchy.given:
+        return reported
+    return clustered(recipe.hierarchy).with_classes(reported.classes)
+
+
+def clustered(settings: HierarchySettings) -> Hierarchy:
+    """The tree of `hierarchy.cluster`, made once in a process as long as the run stays as it is."""
+    from hiercnn.recipe._cluster import clustered_tree  # a run is read by way of its recipe
+
+    return clustered_tree(settings.cluster)
 
 
 def build_source(recipe: Recipe) -> Source:
@@ -67,9 +87,16 @@ def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int) -> H
     )
 
 
-def build_task(recipe: Recipe, data: Data, model: HierarchicalModel) -> FlatTask:
-    """Flat without heads, hierarchical with them."""
-    loss = build_loss(recipe, data.hierarchy, inner_labels=data.inner_labels)
+def build_task(recipe: Recipe, data: Data, model: HierarchicalModel, taught: Hierarchy | None = None) -> FlatTask:
+    """Flat without heads, hierarchical with them; the loss is of the tree `taught`, the data's unless it is given.
+
+    Raises:
+        RecipeError: Labels that are groups of another tree than the loss is of.
+    """
+    taught = data.hierarchy if taught is None else taught
+    if data.inner_labels and taught != data.hierarchy:
+        raise RecipeError("images labelled with groups of the given tree cannot teach a clustered one; leave out hierarchy.cluster")
+    loss = build_loss(recipe, taught, inner_labels=data.inner_labels)
     if not model.specs:
         return FlatTask(loss, recipe.loss.weight)
     return HierarchicalTask(loss, recipe.loss.weight, heads=model.specs)

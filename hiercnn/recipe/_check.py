@@ -9,29 +9,35 @@ from hiercnn.data import groups_to_relabel, named_transform
 from hiercnn.errors import HierCNNError, RecipeError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.models import create_backbone, seeded, stage_index, stages
-from hiercnn.recipe._build import PYTHON, build_hierarchy, build_loss, head_cut, report_cuts
+from hiercnn.recipe._build import PYTHON, build_hierarchy, build_loss, head_cut, report_cuts, taught_hierarchy
 from hiercnn.recipe._schema import HeadSettings, Recipe
 from hiercnn.train import make_optimizer, make_scheduler, weight_at
 
 Problem = tuple[str, str]  # dotted path, what is wrong
+CLUSTER = "hierarchy.cluster"
 
 
-def find_problems(recipe: Recipe, *, tree_failed: bool = False) -> list[Problem]:
-    """Try everything the recipe names and return all that fails; cuts are left out if the tree has failed already."""
+def find_problems(recipe: Recipe, *, tree_failed: bool = False, stand_in: Hierarchy | None = None) -> list[Problem]:
+    """Try everything the recipe names and return all that fails; cuts are left out if the tree has failed already.
+
+    `stand_in` takes the place of a clustered tree that cannot be made yet.
+    """
     problems: list[Problem] = []
-    tree = _attempt(problems, "hierarchy", build_hierarchy, recipe.hierarchy)
+    given = recipe.hierarchy is None or recipe.hierarchy.given
+    tree = stand_in if stand_in and not given else _attempt(problems, "hierarchy" if given else CLUSTER, build_hierarchy, recipe.hierarchy)
+    taught = stand_in or _attempt(problems, CLUSTER, taught_hierarchy, recipe, tree)
     tree_failed = tree_failed or bool(problems)
     with seeded(0):  # weights are made and thrown away; the caller's generator is not to notice
-        _check_model(problems, recipe, tree, tree_failed)
         if tree is not None:
-            _check_labels(problems, recipe, tree)
+            _attempt(problems, "hierarchy.cuts", report_cuts, recipe, tree)
+        _check_model(problems, recipe, taught, tree_failed)
+        if taught is not None:
+            _check_labels(problems, recipe, tree, taught)
         _check_training(problems, recipe)
     return problems
 
 
 def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None, tree_failed: bool) -> None:
-    if tree is not None:
-        _attempt(problems, "hierarchy.cuts", report_cuts, recipe, tree)
     trunk = None
     if recipe.model.backbone != PYTHON:
         options = {"stem": recipe.model.stem, "options": recipe.model.options}
@@ -44,8 +50,8 @@ def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None
             _check_cut(problems, f"{path}.cut", head, tree)
 
 
-def _check_labels(problems: list[Problem], recipe: Recipe, tree: Hierarchy) -> None:
-    loss = _attempt(problems, "loss", build_loss, recipe, tree)
+def _check_labels(problems: list[Problem], recipe: Recipe, tree: Hierarchy, taught: Hierarchy) -> None:
+    loss = _attempt(problems, "loss", build_loss, recipe, taught)
     fitting = getattr(loss, "classifier", None)
     if fitting is not None and recipe.model.classifier != fitting and recipe.model.backbone != PYTHON:
         problems.append(
@@ -54,6 +60,8 @@ def _check_labels(problems: list[Problem], recipe: Recipe, tree: Hierarchy) -> N
     for name in ("label_noise", "coarse_labels"):
         if getattr(recipe.data, name) is not None:
             _attempt(problems, f"data.{name}.cut", groups_to_relabel, tree, getattr(recipe.data, name))
+    if recipe.data.coarse_labels is not None and taught != tree:
+        problems.append((CLUSTER, "cannot be taught by data.coarse_labels, which are groups of the given tree; leave one out"))
 
 
 def _check_training(problems: list[Problem], recipe: Recipe) -> None:
@@ -81,6 +89,11 @@ def _check_cut(problems: list[Problem], path: str, head: HeadSettings, tree: Hie
     cut = _attempt(problems, path, head_cut, head, tree)
     if cut is not None and len(cut) < 2:
         problems.append((path, "has one group, so the head would have nothing to learn; cut lower"))
+    if cut is not None and isinstance(head.cut, int) and len(cut) != head.cut:
+        depth = next((depth for depth in range(1, tree.height) if len(tree.cut(depth=depth)) == head.cut), None)
+        if depth is not None:
+            text = f"gives {len(cut)} groups; the level of the tree that has {head.cut} is cut: {{depth: {depth}}}"
+            problems.append((path, text))
     if cut is not None and cut.name == "leaf" and head.cut != "leaf":
         problems.append((path, f"is as fine as the leaves (the tree has height {tree.height}); write cut: leaf if you mean that"))
     if head.cut == "leaf" and head.random is not False:

@@ -1,5 +1,6 @@
 """What a finished run knows of its classes, clustered to a tree."""
 
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,9 +15,9 @@ from hiercnn.clustering import (
     Metric,
     cluster,
     confusion_similarity,
+    group_titles,
     logit_similarity,
     similarity_distances,
-    typical_members,
     vector_distances,
 )
 from hiercnn.data import ImageSet, make_loader
@@ -25,6 +26,7 @@ from hiercnn.hierarchy import Hierarchy
 from hiercnn.models import stage_index, stages, tapped_forward
 from hiercnn.recipe._build import PYTHON, build_data, build_source
 from hiercnn.recipe._fit import Run
+from hiercnn.recipe._schema import ClusterSettings
 from hiercnn.train import pick_device
 
 Source = Literal["features", "weights", "logits", "confusion"]
@@ -33,16 +35,21 @@ SPLITS = {"features": "train", "logits": "val", "confusion": "val"}  # where not
 
 
 class Clustered(NamedTuple):
-    """Classes of a run: their distances, the dendrogram, and their names in its order."""
+    """Classes of a run: their distances, the dendrogram, their names in its order, and facts that go with the tree."""
 
     distances: ClassDistances
     dendrogram: Dendrogram
     classes: tuple[str, ...]
+    facts: dict[str, object]
 
     def hierarchy(self, groups: list[int] | None) -> Hierarchy:
-        """The tree of some numbers of groups, or of all merges; groups are titled by their most typical classes."""
-        titles = typical_members(self.distances, self.classes)
-        return self.dendrogram.ordered(self.distances).hierarchy(self.classes, groups, titles=titles)
+        """The tree of some numbers of groups, or of all merges.
+
+        Groups are titled by their lowest common hypernym, where WordNet is installed and knows all their classes, and by their most
+        typical classes.
+        """
+        titles = group_titles(self.distances, self.classes)
+        return self.dendrogram.ordered(self.distances).hierarchy(self.classes, groups, titles=titles, meta=self.facts)
 
 
 def cluster_run(
@@ -90,7 +97,41 @@ def cluster_run(
         distances = vector_distances(vectors, metric or "cosine", list(names))
     else:
         distances = similarity_distances(similarity, list(names))
-    return Clustered(distances, cluster(distances, linkage), names)
+    facts = {"source": f"clustering of {source}, {linkage} linkage", "run": str(run.path), "cost": training_cost(run)}
+    return Clustered(distances, cluster(distances, linkage), names, facts)
+
+
+def training_cost(run: Run) -> dict[str, float]:
+    """Training seconds and images of a run, those of the run that its own tree was clustered from included."""
+    end, charged = run.end or {}, charged_cost(run)
+    own = {"seconds": end.get("seconds", {}).get("train", 0.0), "images": end.get("images", 0)}
+    return {key: own[key] + charged[key] for key in own}
+
+
+def charged_cost(run: Run) -> dict[str, float]:
+    """Training seconds and images of the run that its tree was clustered from; 0 for other trees."""
+    cost = (run.clustered or run.hierarchy).meta.get("cost")
+    return {"seconds": 0.0, "images": 0} if not isinstance(cost, dict) else {key: cost[key] for key in ("seconds", "images")}
+
+
+def clustered_tree(settings: ClusterSettings) -> Hierarchy:
+    """The tree that a recipe asks for, made once in a process as long as the run stays as it is.
+
+    Raises:
+        CheckpointError: No finished run there; and whatever `cluster_run` raises.
+    """
+    run = Run(settings.run)
+    if not run.finished:
+        raise CheckpointError(f"no finished run in {settings.run}; train it first, or name a recipe of the same comparison")
+    made = (run.path / "metrics.jsonl").stat().st_mtime_ns
+    return _clustered_tree(settings.model_dump_json(), made)
+
+
+@lru_cache(maxsize=8)
+def _clustered_tree(text: str, made: int) -> Hierarchy:
+    options = ClusterSettings.model_validate_json(text).model_dump()
+    run, groups = Run(options.pop("run")), options.pop("groups")
+    return cluster_run(run, **options).hierarchy(groups)
 
 
 def _check(source: str, metric: str | None, stage: int | str | None, split: str | None) -> None:

@@ -9,9 +9,18 @@ from torch import nn
 
 from hiercnn.data import Data, data_sets, from_datasets
 from hiercnn.errors import CheckpointError, RecipeError, shorten
-from hiercnn.hierarchy import Hierarchy, from_nested, to_nested
+from hiercnn.hierarchy import Hierarchy, from_nested, read_hierarchy, save_hierarchy, to_nested
 from hiercnn.models import NODE_SCORES, HierarchicalModel, check_forward
-from hiercnn.recipe._build import PYTHON, build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
+from hiercnn.recipe._build import (
+    PYTHON,
+    build_data,
+    build_hierarchy,
+    build_recipe_model,
+    build_source,
+    build_task,
+    report_cuts,
+    taught_hierarchy,
+)
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, read_recipe_file
@@ -53,6 +62,16 @@ class Run(RunFolder):
         return next(event["channels"] for event in self.events if event["event"] == "start")
 
     @property
+    def clustered_file(self) -> Path:
+        """The clustered tree that heads and losses are made of, if there is one."""
+        return self.path / "clustered.json"
+
+    @property
+    def clustered(self) -> Hierarchy | None:
+        """That tree."""
+        return read_hierarchy(self.clustered_file) if self.exists() and self.clustered_file.exists() else None
+
+    @property
     def model(self) -> nn.Module:
         return self.load_model("last")
 
@@ -65,7 +84,8 @@ class Run(RunFolder):
         recipe = self.recipe
         if self.own_model is None and recipe.model.backbone == PYTHON:
             raise CheckpointError(f"the model of {self.path} was an object; pass it: Run(path, model=...)")
-        model = _as_hierarchical(self.own_model, self.hierarchy) or build_recipe_model(recipe, self.hierarchy, self.channels)
+        taught = self.clustered or self.hierarchy
+        model = _as_hierarchical(self.own_model, self.hierarchy) or build_recipe_model(recipe, taught, self.channels)
         load_weights(self.checkpoints / f"{weights}.safetensors", model, self.hierarchy)
         return model.cpu().eval()
 
@@ -123,19 +143,23 @@ def fit(
         if recipe.imports:
             display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
         source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
-        data = build_data(recipe, source, _tree(recipe, hierarchy))
-        build_trainer(recipe, data, run, model, display).fit(resume=resume)
+        data = build_data(recipe, source, _tree(recipe, hierarchy, run))
+        trainer = build_trainer(recipe, data, run, model, display)
+        if recipe.hierarchy is not None and recipe.hierarchy.cluster is not None and not run.exists():
+            save_hierarchy(taught_hierarchy(recipe, data.hierarchy), run.clustered_file)
+        trainer.fit(resume=resume)
     return run
 
 
 def build_trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None = None, display: QuietDisplay | None = None) -> Trainer:
     """Everything of a run but the training; writes nothing."""
-    network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, data.hierarchy, data.channels)
+    taught = run.clustered or taught_hierarchy(recipe, data.hierarchy)  # a run goes on with the tree that it began with
+    network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, taught, data.channels)
     _check_heads(recipe, network)
     side = recipe.data.image_size if data.train.images is None else data.train.images.shape[-1]
     if side is not None and model is None:
         check_forward(network, data.channels, side)
-    task = build_task(recipe, data, network)
+    task = build_task(recipe, data, network, taught)
     fitting = getattr(task.loss, "classifier", None)
     if fitting is not None and not isinstance(network.reader, NODE_SCORES[fitting]):
         raise RecipeError(f"{recipe.loss.name} trains scores of all nodes; pass hiercnn.build_model(…, classifier='{fitting}')")
@@ -152,10 +176,11 @@ def build_trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None 
     )
 
 
-def _tree(recipe: Recipe, own: Hierarchy | None) -> Hierarchy | None:
-    """The tree that was passed, with its titles and sources, or the one that the recipe names."""
+def _tree(recipe: Recipe, own: Hierarchy | None, run: Run) -> Hierarchy | None:
+    """The tree that was passed, with its titles and sources, or the one that the recipe names, or has named when the run began."""
     if own is None:
-        return build_hierarchy(recipe.hierarchy)
+        alone = recipe.hierarchy is not None and not recipe.hierarchy.given
+        return (run.clustered if alone else None) or build_hierarchy(recipe.hierarchy)
     return own.collapse() if recipe.hierarchy.collapse else own
 
 
@@ -171,7 +196,7 @@ def _with_objects(recipe, train, val, hierarchy: Hierarchy | None, model: nn.Mod
         raw["data"] = {key: value for key, value in raw.get("data", {}).items() if key not in own} | {"name": PYTHON}
         raw["data"] |= {} if val is None else {"val": "given"}
     if hierarchy is not None:
-        kept = {key: value for key, value in (raw.get("hierarchy") or {}).items() if key in ("cuts", "prune", "collapse")}
+        kept = {key: value for key, value in (raw.get("hierarchy") or {}).items() if key in ("cuts", "prune", "collapse", "cluster")}
         raw["hierarchy"] = kept | {"nested": to_nested(hierarchy)}
     if model is not None:
         if raw.get("model", {}).get("classifier", "linear") != "linear":

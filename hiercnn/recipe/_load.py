@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from hiercnn.data import data_sets
 from hiercnn.errors import RecipeError, did_you_mean
+from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses import losses
 from hiercnn.models import heads
 from hiercnn.recipe._check import Problem, find_problems, report
@@ -27,7 +28,12 @@ SET_BY_RUN = frozenset({"inner_labels", "seed"})  # options of losses that are n
 
 
 def load_recipe(
-    recipe: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = (), *, trust_imports: bool = False, check: bool = True
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    trust_imports: bool = False,
+    check: bool = True,
+    stand_in: Hierarchy | None = None,
 ) -> Recipe:
     """Read, merge, override and validate a recipe.
 
@@ -35,7 +41,9 @@ def load_recipe(
         recipe: A file, a shipped name (`quickstart/flat`), a mapping, or a Recipe.
         overrides: `key.sub=value` texts.
         trust_imports: Whether the modules of `imports:` may be imported; they are code, and a recipe may come from anywhere.
-        check: Whether to build the tree and the backbone to find wrong names, cuts and stages (no data are read).
+        check: Whether to build the tree and the backbone to find wrong names, cuts and stages (no data are read, but for a tree
+            that is clustered from a run).
+        stand_in: Takes the place of such a tree, if the run does not exist yet.
 
     Returns:
         The complete recipe, options of its data set, loss and heads included.
@@ -54,7 +62,9 @@ def load_recipe(
     loaded, problems = _parse(raw)
     checkable = loaded or _parse(_without(raw, problems))[0]
     if check and checkable is not None:
-        problems = problems + find_problems(checkable, tree_failed=any(path.startswith("hierarchy") for path, _ in problems))
+        problems = problems + find_problems(
+            checkable, tree_failed=any(path.startswith("hierarchy") for path, _ in problems), stand_in=stand_in
+        )
     report(where, problems)
     return loaded
 

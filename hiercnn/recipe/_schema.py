@@ -9,13 +9,37 @@ from hiercnn.hierarchy import CutChoice
 from hiercnn.settings import Settings
 from hiercnn.train import RunSettings, Weight
 
+GIVEN = ("builtin", "file", "nested", "wordnet", "folders")  # where a tree that is given comes from
+
+
+class ClusterSettings(Settings):
+    """A tree clustered from what a finished run knows; `cluster_run` says more of the options.
+
+    Attributes:
+        run: Run folder. In a comparison, one that is called as another of its recipes means that recipe's run of the same seed.
+        source: features, weights, logits or confusion.
+        linkage, metric, stage, split, weights: How; by default as `hiercnn cluster` does it.
+        groups: Numbers of groups that become levels of the tree; null keeps every merge.
+    """
+
+    run: str = Field(min_length=1)
+    source: Literal["features", "weights", "logits", "confusion"] = "features"
+    linkage: Literal["average", "complete", "ward", "single"] = "average"
+    metric: Literal["cosine", "correlation", "euclidean", "unit"] | None = None
+    stage: int | str | None = None
+    split: Literal["train", "val"] | None = None
+    weights: str = "last"
+    groups: list[int] | None = None
+
 
 class HierarchySettings(Settings):
     """The class tree and the cuts that are reported.
 
     Attributes:
-        builtin, file, nested, wordnet, folders: Where the tree comes from; exactly one. A shipped name, a JSON/YAML/CSV file, the tree
+        builtin, file, nested, wordnet, folders: Where the tree comes from; at most one. A shipped name, a JSON/YAML/CSV file, the tree
             itself, a list of wnids or lemmas, or a folder of nested class folders.
+        cluster: A tree made from a finished run. Alone it is the tree; beside a given tree, heads and losses are made of the clustered
+            one, and accuracy and mistakes are reported on the given one.
         columns: Columns of a CSV file, coarse → fine.
         parent_rule: `longest` or `shortest`, for classes with several parents (`longest` by default for wordnet).
         prune: Whether classes without data are left out of the tree rather than refused.
@@ -33,13 +57,19 @@ class HierarchySettings(Settings):
     prune: bool = False
     collapse: bool = False
     cuts: list[CutChoice] | None = None
+    cluster: ClusterSettings | None = None
 
     @model_validator(mode="after")
     def _one_source(self):
-        given = [key for key in ("builtin", "file", "nested", "wordnet", "folders") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of builtin, file, nested, wordnet, folders (got {', '.join(given) or 'none'})")
+        given = [key for key in GIVEN if getattr(self, key) is not None]
+        if len(given) > 1 or not (given or self.cluster):
+            raise ValueError(f"give exactly one of {', '.join(GIVEN)} (got {', '.join(given) or 'none'}), or cluster")
         return self
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a tree that is not clustered."""
+        return any(getattr(self, key) is not None for key in GIVEN)
 
 
 class HeadSettings(Settings):

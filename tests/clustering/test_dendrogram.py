@@ -17,6 +17,7 @@ from hiercnn.clustering import (
     Linkage,
     agglomerate,
     cluster,
+    group_titles,
     similarity_distances,
     typical_members,
     vector_distances,
@@ -221,3 +222,13 @@ def test_other_matrices_are_no_dendrogram(merges):
 
 def test_distances_know_their_size():
     assert len(ClassDistances(None, np.zeros((4, 4)), euclidean=False)) == 4
+
+
+def test_titles_begin_with_the_common_hypernym_where_wordnet_knows_all(wordnet):
+    names = ["ray", "shark", "zebra", "gizmo 7"]
+    distances = vector_distances(np.array([[0.0, 1], [0.1, 1], [1.0, 0], [5.0, 5]]), "euclidean")
+    title = group_titles(distances, names)
+    assert title(np.array([0, 1])) == "elasmobranch: ray, shark"
+    assert title(np.array([0, 1, 2])) == "vertebrate: shark, ray + 1"
+    assert title(np.array([2, 3])) == "zebra, gizmo 7"
+    assert title(np.array([2])) == "zebra"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hiercnn.errors import HierarchyError
-from hiercnn.hierarchy import from_wordnet
+from hiercnn.hierarchy import common_hypernyms, from_wordnet
 
 
 def test_without_wordnet_the_message_names_the_command(monkeypatch):
@@ -31,6 +31,25 @@ def test_classes_keep_their_names_and_order(wordnet):
 def test_instances_have_hypernyms(wordnet):
     tree = from_wordnet(["paris.n.01", "zebra"])
     assert "national capital" in tree.titles
+
+
+def test_common_hypernyms_take_the_sense_that_fits(wordnet):
+    common = common_hypernyms(["ray", "shark", "flatfish", "n02391049", "dog.n.01", "no such thing", "mouse"])
+    assert common([0, 1]) == "elasmobranch"  # a ray of light is none
+    assert common([0, 1, 2]) == "fish"
+    assert common([3, 4]) == "placental"
+    assert common([4]) == "dog"
+    assert common([6, 4]) == "placental"
+    assert common([4, 5]) is None
+
+
+def test_common_hypernyms_need_wordnet(monkeypatch):
+    class Missing:
+        def ensure_loaded(self):
+            raise LookupError
+
+    monkeypatch.setattr("nltk.corpus.wordnet", Missing())
+    assert common_hypernyms(["dog", "cat"]) is None
 
 
 BAD_CLASSES = {
