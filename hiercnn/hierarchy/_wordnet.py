@@ -58,7 +58,7 @@ def common_hypernyms(classes: Sequence[str]) -> Callable[[Iterable[int]], str | 
 
     def common(members: Iterable[int]) -> str | None:
         shared = set.intersection(*(above[member] for member in members))
-        deepest = max(shared, key=lambda synset: (synset.min_depth(), _wnid(synset)), default=None)
+        deepest = max(shared, key=lambda synset: (synset.max_depth(), _wnid(synset)), default=None)
         return None if deepest is None else deepest.lemma_names()[0].replace("_", " ")
 
     return common
