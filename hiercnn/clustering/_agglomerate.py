@@ -2,70 +2,63 @@
 
 For a reducible linkage a merged cluster is no nearer to a third one than the nearer of its parts was. So two mutual nearest neighbours
 stay that whatever is merged beside them, and the order of merges does not matter (Bruynooghe 1978; Murtagh 1983): the merges, sorted by
-height, are the dendrogram of the sequential algorithm. A round costs a few passes over the table of distances, and there are few rounds,
-so this is for devices that are fast at such passes; a CPU uses scipy.
+height, are the dendrogram of the sequential algorithm. A round is one pass over the table of distances, by `ops.merge_clusters`, and there
+are few rounds, so this is for devices that are fast at such passes; a CPU uses scipy. The table is made smaller whenever half of it is
+merged.
 
 A cluster is called by its smallest member. Of several nearest neighbours the one of the smallest number counts, which makes the result
 the same on every call also where distances are tied.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
-# distance of a merged pair (a, b) to k, of d(a, k), d(b, k), d(a, b) and the sizes of a, b, k (Lance and Williams 1967); ward's are squared
-Update = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-UPDATES: dict[str, Update] = {
-    "single": lambda ak, bk, ab, a, b, k: torch.minimum(ak, bk),
-    "complete": lambda ak, bk, ab, a, b, k: torch.maximum(ak, bk),
-    "average": lambda ak, bk, ab, a, b, k: (a * ak + b * bk) / (a + b),
-    "ward": lambda ak, bk, ab, a, b, k: ((a + k) * ak + (b + k) * bk - k * ab) / (a + b + k),
-}
+from hiercnn.errors import DataError
+from hiercnn.ops import merge_clusters
+
+NO_DISTANCES = "distances: wanted a symmetric table of finite numbers"
 
 
-def agglomerate(distances: Tensor, method: str) -> np.ndarray:
+def agglomerate(distances: Tensor, method: str, *, overwrite: bool = False) -> np.ndarray:
     """Merges of K clusters in scipy's format [K − 1, 4], float64: two clusters, height, size.
 
     Args:
-        distances: [K, K], symmetric; on any device. One copy is made, so that 2 K² numbers are the most there are.
+        distances: [K, K], symmetric; on any device.
         method: `single`, `complete`, `average` or `ward` (of euclidean distances).
+        overwrite: Whether the distances may be written to; then at most 2 K² numbers exist, else 3 K².
+
+    Raises:
+        DataError: Distances that are no numbers, or not symmetric.
     """
-    table = distances.square() if method == "ward" else distances.clone()
-    table.fill_diagonal_(torch.inf)
-    names = torch.arange(len(table), device=table.device)
-    sizes = torch.ones(len(table), dtype=table.dtype, device=table.device)
-    merged = []
-    while len(table) > 1:
-        first, second = _mutual_pairs(table)
-        heights = table[first, second]
-        merged.append(torch.stack([names[first].to(table.dtype), names[second].to(table.dtype), heights]).cpu())
-        _merge(table, sizes, first, second, UPDATES[method])
-        kept = torch.ones(len(table), dtype=torch.bool, device=table.device).index_fill_(0, second, False)
-        table, names, sizes = table[kept][:, kept], names[kept], sizes[kept]
-    first, second, heights = torch.cat(merged, 1).double().numpy() if merged else np.empty((3, 0))
+    table = distances if overwrite and distances.is_contiguous() else distances.clone(memory_format=torch.contiguous_format)
+    if method == "ward":
+        table.square_()
+    names, merged = torch.arange(len(table), device=table.device), []
+    sizes, alive = torch.ones_like(names, dtype=table.dtype), torch.ones_like(names, dtype=torch.bool)
+    partner, heights = torch.full_like(names, -1), torch.zeros_like(sizes)
+    nearest, distance = merge_clusters(table, partner, heights, sizes, alive, method)
+    left = len(table)
+    while left > 1:
+        rows = torch.arange(len(table), device=table.device)
+        first = torch.nonzero(alive & (nearest[nearest] == rows) & (rows < nearest))[:, 0]
+        if not len(first):
+            raise DataError(NO_DISTANCES)
+        second = nearest[first]
+        merged.append(torch.stack([names[first].to(table.dtype), names[second].to(table.dtype), distance[first]]))
+        partner.fill_(-1)[first], heights[first], alive[second] = second, distance[first], False
+        nearest, distance = merge_clusters(table, partner, heights, sizes, alive, method)
+        sizes[first] += sizes[second]
+        left -= len(first)
+        if left <= len(table) // 2:
+            kept = torch.nonzero(alive)[:, 0]
+            nearest, distance = (alive.cumsum(0) - 1)[nearest[kept]], distance[kept]
+            table, names, sizes, alive = table[kept][:, kept], names[kept], sizes[kept], alive[kept]
+            partner, heights = partner[: len(kept)], heights[: len(kept)]
+    first, second, heights = torch.cat(merged, 1).double().cpu().numpy() if merged else np.empty((3, 0))
+    if not np.isfinite(heights).all():
+        raise DataError(NO_DISTANCES)
     return in_scipy_s_order(first.astype(int), second.astype(int), np.sqrt(heights) if method == "ward" else heights)
-
-
-def _mutual_pairs(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of all pairs of mutual nearest neighbours, the smaller first."""
-    nearest = table.argmin(1)  # the first of several
-    rows = torch.arange(len(table), device=table.device)
-    first = torch.nonzero((nearest[nearest] == rows) & (rows < nearest))[:, 0]
-    return first, nearest[first]
-
-
-def _merge(table: Tensor, sizes: Tensor, first: Tensor, second: Tensor, update: Update) -> None:
-    """Put the distances of merged pairs into the rows and columns of the first of each; those of the second have no meaning any more."""
-    between, a, b = table[first, second], sizes[first], sizes[second]
-    rows = update(table[first], table[second], between[:, None], a[:, None], b[:, None], sizes)  # to the old clusters
-    pairs = update(rows[:, first], rows[:, second], between, a, b, (a + b)[:, None])  # to the other merged ones
-    sizes[first] += b
-    table[first] = rows
-    table[:, first] = rows.T
-    table[first[:, None], first] = pairs
-    table[first, first] = torch.inf
 
 
 def in_scipy_s_order(first: np.ndarray, second: np.ndarray, heights: np.ndarray) -> np.ndarray:

@@ -146,7 +146,7 @@ def cluster(distances: ClassDistances, linkage: Linkage = "average") -> Dendrogr
     if linkage == "ward" and not distances.euclidean:
         raise HierarchyError("ward linkage needs euclidean distances; use metric euclidean or unit, or average linkage")
     if distances.on_gpu:
-        return Dendrogram(agglomerate(distances.square(), linkage))
+        return Dendrogram(agglomerate(distances.square(), linkage, overwrite=True))
     from scipy.cluster.hierarchy import linkage as scipy_linkage
 
     return Dendrogram(scipy_linkage(distances.condensed(), linkage))

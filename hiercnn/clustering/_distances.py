@@ -10,6 +10,7 @@ from torch import Tensor
 from hiercnn.errors import DataError, ShapeError, shorten
 
 Metric = Literal["cosine", "correlation", "euclidean", "unit"]
+MIRRORED = 4096  # rows that are mirrored at once
 BLOCK = 2**24  # numbers of the table of distances that exist at once beside the result
 
 
@@ -42,7 +43,7 @@ class ClassDistances:
         """Between all classes [K, K], where the vectors are; the diagonal is 0."""
         if self._vectors is None:
             return torch.from_numpy(self._table.copy())
-        return self._between(self._vectors, self._vectors).fill_diagonal_(0)
+        return _mirrored(self._between(self._vectors, self._vectors).fill_diagonal_(0))
 
     def condensed(self) -> np.ndarray:
         """Between all pairs of classes in scipy's order [K (K − 1) / 2], float64."""
@@ -65,9 +66,8 @@ class ClassDistances:
     def _between(self, some: Tensor, others: Tensor) -> Tensor:
         product = some @ others.T
         if not self.euclidean:
-            return (1 - product).clamp_(min=0)
-        squares = some.square().sum(1)[:, None] + others.square().sum(1)
-        return (squares - 2 * product).clamp_(min=0).sqrt_()
+            return product.neg_().add_(1).clamp_(min=0)
+        return product.mul_(-2).add_(some.square().sum(1)[:, None]).add_(others.square().sum(1)).clamp_(min=0).sqrt_()
 
 
 def vector_distances(vectors: np.ndarray | Tensor, metric: Metric = "cosine", names: list[str] | None = None) -> ClassDistances:
@@ -149,6 +149,16 @@ def confusion_similarity(confusion: np.ndarray | Tensor) -> np.ndarray:
         raise DataError(f"confusion: classes without images: {shorten(empty.tolist())}; leave them out")
     share = counts / images
     return (share + share.T) / 2
+
+
+def _mirrored(table: Tensor) -> Tensor:
+    """The part right of the diagonal also below it, in place: a matrix product need not be symmetric to the last bit."""
+    for start in range(0, len(table), MIRRORED):
+        stop = start + MIRRORED
+        table[stop:, start:stop] = table[start:stop, stop:].T
+        corner = table[start:stop, start:stop]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+    return table
 
 
 def _checked_names(names: list[str] | None, count: int) -> list[str]:

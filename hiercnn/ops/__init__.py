@@ -1,4 +1,4 @@
-"""Operators of hierarchical losses: tensors in, tensors out. They know no Hierarchy and no module."""
+"""Operators of hierarchical losses and of clustering: tensors in, tensors out. They know no Hierarchy and no module."""
 
 from hiercnn.ops._check import check_floats, check_target, known_rows
 from hiercnn.ops._mixed import Mixed
@@ -8,6 +8,7 @@ from hiercnn.ops.class_sums import class_sums
 from hiercnn.ops.conditional_log_marginals import conditional_log_marginals
 from hiercnn.ops.conditional_nll import conditional_nll
 from hiercnn.ops.margin_nll import margin_nll
+from hiercnn.ops.merge_clusters import merge_clusters
 from hiercnn.ops.node_log_marginals import node_log_marginals
 from hiercnn.ops.path_sum import path_sum
 from hiercnn.ops.ring_nll import Rings, ring_nll
@@ -23,6 +24,7 @@ __all__ = [
     "conditional_nll",
     "known_rows",
     "margin_nll",
+    "merge_clusters",
     "node_log_marginals",
     "path_sum",
     "path_table",

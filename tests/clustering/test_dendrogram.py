@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ops.interpreted import Interpreted
 from scipy.cluster.hierarchy import cophenet, fcluster, is_valid_linkage, linkage
 from scipy.spatial.distance import pdist, squareform
 
@@ -22,7 +23,7 @@ from hiercnn.clustering import (
     typical_members,
     vector_distances,
 )
-from hiercnn.errors import HierarchyError, ShapeError
+from hiercnn.errors import DataError, HierarchyError, ShapeError
 
 LINKAGES = get_args(Linkage)
 every_linkage = pytest.mark.parametrize("method", LINKAGES)
@@ -71,6 +72,44 @@ def test_rounds_are_scipys_dendrogram(method, count, seed):
     assert is_valid_linkage(found, throw=True)
     np.testing.assert_allclose(found[:, 2:], wanted[:, 2:], rtol=1e-10)
     np.testing.assert_allclose(cophenet(found), cophenet(wanted), rtol=1e-10)
+
+
+@every_linkage
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounds_of_triton_s_kernel_are_scipys_dendrogram(method, dtype):
+    distances = pdist(drawn(150, 1))  # so many that the table is made smaller on the way
+    with Interpreted():
+        found = agglomerate(torch.from_numpy(squareform(distances)).to(dtype), method)
+    np.testing.assert_allclose(cophenet(found), cophenet(linkage(distances, method)), rtol=1e-5 if dtype == torch.float32 else 1e-10)
+
+
+@every_linkage
+@pytest.mark.parametrize("seed", range(5))
+def test_ties_are_merged_by_triton_s_kernel_as_by_the_reference(method, seed):
+    table = torch.from_numpy(squareform(np.random.default_rng(seed).integers(1, 4, 9 * 17).astype(float)))
+    with Interpreted():
+        found = agglomerate(table, method)
+    np.testing.assert_array_equal(found, agglomerate(table, method))
+
+
+@every_linkage
+def test_classes_that_are_all_equally_far(method):
+    for count in (2, 3, 7, 30):
+        found = agglomerate(1.0 - torch.eye(count, dtype=torch.float64), method)
+        assert is_valid_linkage(found, throw=True)
+        np.testing.assert_array_equal(found, agglomerate(1.0 - torch.eye(count, dtype=torch.float64), method))
+
+
+def test_overwritten_distances_give_the_same():
+    table = torch.from_numpy(squareform(pdist(drawn(40, 0))))
+    np.testing.assert_array_equal(agglomerate(table, "ward"), agglomerate(table.clone(), "ward", overwrite=True))
+    np.testing.assert_array_equal(agglomerate(table, "ward"), agglomerate(table.T, "ward", overwrite=True))
+
+
+@pytest.mark.parametrize("table", [torch.full((3, 3), torch.nan), torch.tensor([[0.0, 1, 2], [2, 0, 1], [1, 2, 0]])], ids=["nan", "circle"])
+def test_what_are_no_distances(table):
+    with pytest.raises(DataError, match="wanted a symmetric table of finite numbers"):
+        agglomerate(table, "average")
 
 
 @every_linkage

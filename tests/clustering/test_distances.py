@@ -153,3 +153,13 @@ def test_bad_confusion(counts, error, message):
 def test_bad_logits(logits):
     with pytest.raises(ShapeError, match=r"logits: wanted \[N, K\] of two images or more"):
         logit_similarity(logits)
+
+
+def test_the_square_is_symmetric_to_the_last_bit(monkeypatch):
+    monkeypatch.setattr(module, "MIRRORED", 7)
+    vectors = torch.randn(45, 13, generator=torch.Generator().manual_seed(0))
+    for metric in ("cosine", "euclidean"):
+        distances = vector_distances(vectors, metric)
+        table = distances.square()
+        assert torch.equal(table, table.T)
+        np.testing.assert_allclose(squareform(table.numpy(), checks=False), distances.condensed(), rtol=1e-12, atol=1e-12)

@@ -17,7 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-NAMES = ("class_sums", "conditional_log_marginals", "conditional_nll", "margin_nll", "node_log_marginals", "path_sum", "ring_nll")
+NAMES = (
+    "class_sums",
+    "conditional_log_marginals",
+    "conditional_nll",
+    "margin_nll",
+    "merge_clusters",
+    "node_log_marginals",
+    "path_sum",
+    "ring_nll",
+)
 
 
 def _kernels() -> dict[str, ModuleType]:
