@@ -45,7 +45,15 @@ def dendrogram_figure(dendrogram: Dendrogram, names: Sequence[str], groups: int 
     for colour, (xs, ys) in lines.items():
         figure.add_scatter(x=xs, y=ys, mode="lines", line={"color": colour, "width": 1.5}, hoverinfo="skip", showlegend=False)
     labels = [str(names[leaf]) for leaf in order]
-    figure.update_yaxes(tickvals=places[order], ticktext=labels, range=[10 * len(order), 0], side="right", showgrid=False, zeroline=False)
+    figure.update_yaxes(
+        tickvals=places[order],
+        ticktext=labels,
+        range=[10 * len(order), 0],
+        side="right",
+        showgrid=False,
+        zeroline=False,
+        ticklabelstandoff=4,
+    )
     figure.update_xaxes(title_text="height of the merge", range=[1.02 * dendrogram.merges[:, 2].max(), 0])
     figure.update_layout(template="plotly_white", width=900, height=120 + ROW * len(order), margin={"l": 40, "t": 40, "b": 60})
     figure.update_layout(font={"family": "Arial, Helvetica, Liberation Sans, sans-serif", "size": 12, "color": "#333333"})
