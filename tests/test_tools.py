@@ -1,5 +1,6 @@
 """The scripts under tools/ that read finished runs."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 from train.tiny import BRANCHES, tiny
 
 from hiercnn import fit
+from hiercnn.clustering import partition_agreement
+from hiercnn.hierarchy import builtin
+from hiercnn.recipe import cluster_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,3 +57,34 @@ def test_class_differences_say_what_is_wrong(runs, more, message):
     assert shown.returncode == 2
     assert message in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_tree_agreement_has_a_row_for_every_way_and_tree(runs, monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import tree_agreement
+
+    out = tmp_path / "agreement.csv"
+    monkeypatch.setattr(
+        "sys.argv", ["tree_agreement.py", *map(str, [runs["flat"].path, "--trees", "synthetic", "--groups", "9", "--out", out])]
+    )
+    tree_agreement.main()
+    with open(out, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["source"], row["linkage"], row["metric"] or None) for row in rows] == tree_agreement.WAYS
+    assert {row["groups"] for row in rows} == {"9"}
+    found = cluster_run(runs["flat"], "weights", linkage="ward", metric="unit")
+    part = partition_agreement(found.dendrogram.groups(9), builtin("synthetic").cut(groups=9).groups)
+    row = next(row for row in rows if (row["source"], row["linkage"]) == ("weights", "ward"))
+    assert float(row["ari"]) == pytest.approx(part.ari, abs=1e-4)
+    assert "weights ward unit" in capsys.readouterr().out
+
+
+def test_tree_agreement_says_what_is_wrong(runs, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import tree_agreement
+
+    for arguments, said in [(["nowhere"], "no run in"), ([runs["flat"].path, "--trees", "cifar10"], "prune them away")]:
+        monkeypatch.setattr("sys.argv", ["tree_agreement.py", *map(str, arguments)])
+        with pytest.raises(SystemExit):
+            tree_agreement.main()
+        assert said in capsys.readouterr().err

@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,35 @@ def _short(number: str) -> str:
     return f"{float(number):,.0f}" if float(number) >= 100 else f"{float(number):.2g}"
 
 
+def agreement() -> str:
+    """How well clusterings of runs agree with trees, from tools/results/agreement.csv: means over runs."""
+    with open(RESULTS / "agreement.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    trees, runs = (list(dict.fromkeys(row[key] for row in rows)) for key in ("tree", "run"))
+    header = ["clustering", *(f"{tree}: {what}" for tree in trees for what in ("correlation", "ARI")), "largest group", "largest p"]
+    lines = [header]
+    for way in dict.fromkeys((row["source"], row["linkage"], row["metric"]) for row in rows):
+        ours = [row for row in rows if (row["source"], row["linkage"], row["metric"]) == way]
+        line = [" ".join(filter(None, way))]
+        for tree in trees:
+            mine = [row for row in ours if row["tree"] == tree]
+            line += [_mean([float(row[key]) for row in mine]) for key in ("pearson", "ari")]
+        largest = statistics.fmean(float(row["largest_group"]) for row in ours)
+        lines.append([*line, f"{largest:.0f}", f"{max(float(row['p']) for row in ours):.3f}"])
+    cuts = ", ".join(f"{tree} {next(row['groups'] for row in rows if row['tree'] == tree)}" for tree in trees)
+    where = f"{len(runs)} runs ({rows[0]['backbone']}), commit {rows[0]['commit']}"
+    said = f"Mean ± sd of {where}; p of Mantel's test; ARI of partitions into as many groups as a cut has: {cuts}."
+    return f"{markdown_table(lines)}\n\n{said}"
+
+
+def _mean(values: list[float]) -> str:
+    sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{sd}"
+
+
 def rewritten(readme: str) -> str:
     """The README with every marked table made anew."""
-    made = {"step": step, "ops": ops}
+    made = {"step": step, "ops": ops, "agreement": agreement}
     return MARKED.sub(lambda match: f"{match[1]}\n{made[match[2]]() if match[2] in made else comparison(match[2])}\n\n{match[3]}", readme)
 
 
