@@ -5,7 +5,7 @@
     python tools/result_tables.py --figures  also draw the pictures beside the measurements (needs Chrome or Chromium)
 
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
-title, a paragraph or more. `tools/bench/step.csv` is what bench_step.py appends to, `ops.csv` what bench_ops.py does. In the README a table
+title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `ops.csv` what bench_ops.py does. In the README a table
 stands between `<!-- table NAME -->` and `<!-- end -->`.
 """
 
@@ -134,6 +134,7 @@ def rewritten(readme: str) -> str:
 def results_page() -> str:
     """Every experiment: what was asked, what came out, what was learned."""
     parts = ["# Results", "Made by `python tools/result_tables.py` from tools/results; failures included."]
+    parts.append((RESULTS / "GOALS.md").read_text(encoding="utf-8").strip())
     for path in sorted(RESULTS.glob("*.json")):
         result = read(path.stem)
         parts += [path.with_suffix(".md").read_text(encoding="utf-8").strip(), configuration(result), markdown_table(cells(result))]
