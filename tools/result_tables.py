@@ -5,8 +5,9 @@
     python tools/result_tables.py --figures  also draw the pictures beside the measurements (needs Chrome or Chromium)
 
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
-title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `ops.csv` what bench_ops.py does. In the README a table
-stands between `<!-- table NAME -->` and `<!-- end -->`.
+title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `ops.csv` what bench_ops.py
+does, `tools/results/agreement.csv` what tree_agreement.py writes. In the README a table stands between `<!-- table NAME -->` and
+`<!-- end -->`.
 """
 
 import argparse

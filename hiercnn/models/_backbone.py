@@ -8,14 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from hiercnn.errors import RecipeError, did_you_mean
+from hiercnn.models._weights import pretrained_backbone
 
 PLACES = ("early", "middle", "late")
 
 
 def create_backbone(
-    name: str, num_classes: int, *, in_chans: int = 3, stem: str = "default", options: Mapping[str, object] | None = None
+    name: str,
+    num_classes: int,
+    *,
+    in_chans: int = 3,
+    stem: str = "default",
+    options: Mapping[str, object] | None = None,
+    weights: str | None = None,
 ) -> nn.Module:
-    """Create a timm classifier without pretrained weights.
+    """Create a timm classifier.
 
     Args:
         name: Any model of timm's registry, ours included (`resnet_small`, `vgg_small_bn`, `alexnet_bn`).
@@ -24,9 +31,10 @@ def create_backbone(
         stem: `default`, or `small`: for timm's ResNets a 3×3 stride-1 first convolution and no max pooling, which keeps 4× the
             resolution on images of 32–64 px.
         options: Further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
+        weights: What all but the classifier begins with: `timm`, a file, a run folder or `package:NAME`; None begins from scratch.
 
     Raises:
-        RecipeError: Unknown model (with a suggestion), options it does not take, or a stem it does not have.
+        RecipeError: Unknown model (with a suggestion), options it does not take, a stem it does not have, or weights that do not fit.
     """
     import timm
 
@@ -37,10 +45,16 @@ def create_backbone(
     ours = sorted({"num_classes", "in_chans", "pretrained"}.intersection(options or {}))
     if ours:
         raise RecipeError(
-            f"options: {', '.join(ours)} cannot be set; classes and channels come from the data, weights are trained from scratch"
+            f"options: {', '.join(ours)} cannot be set; classes and channels come from the data, pretrained weights from model.weights"
         )
+    if weights is not None and stem != "default":
+        raise RecipeError("a small stem has no pretrained weights; leave out model.stem or model.weights")
     try:
-        backbone = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **(options or {}))
+        if weights is None:
+            backbone = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **(options or {}))
+        else:
+            backbone = pretrained_backbone(name, weights, in_chans=in_chans, options=options or {})
+            backbone.reset_classifier(num_classes)
     except (TypeError, ValueError, AssertionError) as error:
         raise RecipeError(f"timm cannot build '{name}' with {dict(options or {})}: {error}") from error
     if stem == "small":

@@ -157,6 +157,7 @@ def build_model(
     stem: str = "default",
     classifier: str = "linear",
     options: Mapping[str, object] | None = None,
+    weights: str | None = None,
     seed: int = 0,
 ) -> HierarchicalModel:
     """Build a classifier of the hierarchy's leaves with hypernym heads on its stages.
@@ -165,7 +166,7 @@ def build_model(
     without start from the same backbone weights.
 
     Args:
-        backbone: A timm model name; see `create_backbone` for `in_chans`, `stem` and `options`.
+        backbone: A timm model name; see `create_backbone` for `in_chans`, `stem`, `options` and `weights`.
         hierarchy: Its classes, in the data set's order, are the leaf logits.
         heads: Hypernym heads; none gives the flat model.
         classifier: `linear`; `path_sum`: a class's row is the sum of the rows of the nodes above it (`PathSum`); `conditional` or `margin`:
@@ -177,7 +178,7 @@ def build_model(
         HierarchyError: A head on a cut with a single group, or on a cut of other classes.
     """
     with seeded(seed):
-        trunk = create_backbone(backbone, hierarchy.num_classes, in_chans=in_chans, stem=stem, options=options)
+        trunk = create_backbone(backbone, hierarchy.num_classes, in_chans=in_chans, stem=stem, options=options, weights=weights)
     if classifier not in CLASSIFIERS:
         raise RecipeError(f"unknown classifier '{classifier}'{did_you_mean(classifier, CLASSIFIERS)}")
     if classifier == "path_sum":

@@ -72,8 +72,11 @@ def report_cuts(recipe: Recipe, hierarchy: Hierarchy) -> list[Cut]:
     return list(by_name.values())
 
 
-def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int) -> HierarchicalModel:
-    """The model a recipe names, freshly initialised from its seed, for images of so many channels."""
+def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int, *, pretrained: bool = True) -> HierarchicalModel:
+    """The model a recipe names, initialised from its seed, for images of so many channels.
+
+    `pretrained=False` leaves pretrained weights out, for a model whose trained ones are loaded next.
+    """
     model = recipe.model
     return build_model(
         model.backbone,
@@ -83,6 +86,7 @@ def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int) -> H
         stem=model.stem,
         classifier=model.classifier,
         options=model.options,
+        weights=model.weights if pretrained else None,
         seed=recipe.seed,
     )
 

@@ -40,7 +40,7 @@ def find_problems(recipe: Recipe, *, tree_failed: bool = False, stand_in: Hierar
 def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None, tree_failed: bool) -> None:
     trunk = None
     if recipe.model.backbone != PYTHON:
-        options = {"stem": recipe.model.stem, "options": recipe.model.options}
+        options = {"stem": recipe.model.stem, "options": recipe.model.options, "weights": recipe.model.weights}
         trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
     for number, head in enumerate(recipe.model.heads):
         path = f"model.heads[{number}]"

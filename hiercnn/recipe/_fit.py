@@ -85,7 +85,7 @@ class Run(RunFolder):
         if self.own_model is None and recipe.model.backbone == PYTHON:
             raise CheckpointError(f"the model of {self.path} was an object; pass it: Run(path, model=...)")
         taught = self.clustered or self.hierarchy
-        model = _as_hierarchical(self.own_model, self.hierarchy) or build_recipe_model(recipe, taught, self.channels)
+        model = _as_hierarchical(self.own_model, self.hierarchy) or build_recipe_model(recipe, taught, self.channels, pretrained=False)
         load_weights(self.checkpoints / f"{weights}.safetensors", model, self.hierarchy)
         return model.cpu().eval()
 
@@ -154,7 +154,7 @@ def fit(
 def build_trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None = None, display: QuietDisplay | None = None) -> Trainer:
     """Everything of a run but the training; writes nothing."""
     taught = run.clustered or taught_hierarchy(recipe, data.hierarchy)  # a run goes on with the tree that it began with
-    network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, taught, data.channels)
+    network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, taught, data.channels, pretrained=not run.exists())
     _check_heads(recipe, network)
     side = recipe.data.image_size if data.train.images is None else data.train.images.shape[-1]
     if side is not None and model is None:

