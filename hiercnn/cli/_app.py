@@ -57,13 +57,13 @@ def train(
     """Train one recipe into a run folder."""
     from hiercnn.recipe import fit, load_recipe
 
-    loaded = load_recipe(recipe, _with_display(overrides, quiet), trust_imports=trust_imports)
+    wanted = _with_display(overrides, quiet)
     if dry_run:
         from hiercnn.cli._dry_run import print_plan
 
-        print_plan(loaded)
+        print_plan(load_recipe(recipe, wanted, trust_imports=trust_imports))
         return
-    run = fit(loaded, run_dir=run_dir, resume=resume, trust_imports=trust_imports)
+    run = fit(recipe, overrides=wanted, run_dir=run_dir, resume=resume, trust_imports=trust_imports)
     if not quiet:
         _print_end(run)
 
@@ -130,7 +130,7 @@ def cluster(
     from hiercnn.cli._cluster import print_clusters
     from hiercnn.recipe import Run
 
-    options = {"linkage": linkage, "metric": metric, "stage": int(stage) if stage and stage.isdigit() else stage}
+    options = {"linkage": linkage, "metric": metric, "stage": int(stage) if stage and stage.isdecimal() else stage}
     print_clusters(
         Run(run, trust_imports=trust_imports), source, options | {"split": split, "weights": weights}, _counts(groups), out, draw
     )

@@ -19,10 +19,11 @@ from hiercnn.clustering._distances import (
     similarity_distances,
     vector_distances,
 )
-from hiercnn.clustering._draw import dendrogram_figure, draw_dendrogram
+from hiercnn.clustering._draw import FORMATS, dendrogram_figure, draw_dendrogram
 from hiercnn.clustering._statistics import ClassStatistics
 
 __all__ = [
+    "FORMATS",
     "ClassDistances",
     "ClassStatistics",
     "Dendrogram",

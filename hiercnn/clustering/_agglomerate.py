@@ -2,9 +2,9 @@
 
 For a reducible linkage a merged cluster is no nearer to a third one than the nearer of its parts was. So two mutual nearest neighbours
 stay that whatever is merged beside them, and the order of merges does not matter (Bruynooghe 1978; Murtagh 1983): the merges, sorted by
-height, are the dendrogram of the sequential algorithm. A round is one pass over the table of distances, by `ops.merge_clusters`, and there
-are few rounds, so this is for devices that are fast at such passes; a CPU uses scipy. The table is made smaller whenever half of it is
-merged.
+height, are the dendrogram of the sequential algorithm. A round is one pass over the table of distances, by `ops.merge_clusters`. Of 1,000
+random vectors average, complete and ward linkage take 30 to 45 rounds, single linkage, which grows chains, 400; so this is for devices that
+are fast at such passes, and a CPU uses scipy. The table is made smaller whenever half of it is merged.
 
 A cluster is called by its smallest member. Of several nearest neighbours the one of the smallest number counts, which makes the result
 the same on every call also where distances are tied.
@@ -26,7 +26,7 @@ def agglomerate(distances: Tensor, method: str, *, overwrite: bool = False) -> n
     Args:
         distances: [K, K], symmetric; on any device.
         method: `single`, `complete`, `average` or `ward` (of euclidean distances).
-        overwrite: Whether the distances may be written to; then at most 2 K² numbers exist, else 3 K².
+        overwrite: Whether the distances may be written to. Then at most 2 K² numbers exist on CUDA, about 2.5 K² on a CPU; else K² more.
 
     Raises:
         DataError: Distances that are no numbers, or not symmetric.

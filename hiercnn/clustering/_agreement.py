@@ -52,6 +52,8 @@ def tree_correlation(one: np.ndarray, other: np.ndarray, *, permutations: int = 
         raise DataError(f"two trees of {count} classes cannot be told apart; three are needed at least")
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
         raise DataError("distances that are not finite")
+    if permutations < 0:
+        raise DataError(f"permutations: wanted 0 or more, got {permutations}")
     from scipy.stats import rankdata
 
     ranks = (rankdata(x) for x in (one, other))

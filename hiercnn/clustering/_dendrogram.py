@@ -30,6 +30,10 @@ class Dendrogram:
         merges = np.asarray(merges, dtype=np.float64)
         if merges.ndim != 2 or merges.shape[1] != 4 or not len(merges):
             raise ShapeError(f"merges: wanted scipy's linkage matrix [K - 1, 4], got {list(merges.shape)}")
+        from scipy.cluster.hierarchy import is_valid_linkage
+
+        if not is_valid_linkage(merges):
+            raise ShapeError("merges: wanted scipy's linkage matrix: every cluster merged once, of as many classes as its parts have")
         self.merges = merges
 
     @property
@@ -53,6 +57,8 @@ class Dendrogram:
         """The same merges, with near classes side by side where a merge can be turned; from 2,000 classes on as it is."""
         from scipy.cluster.hierarchy import optimal_leaf_ordering
 
+        if len(distances) != self.num_classes:
+            raise ShapeError(f"distances: wanted those of {self.num_classes} classes, got {len(distances)}")
         if self.num_classes > MOST_ORDERED:
             return self
         return Dendrogram(optimal_leaf_ordering(self.merges, distances.condensed()))
@@ -63,7 +69,7 @@ class Dendrogram:
         Raises:
             HierarchyError: Fewer than one group, or more than classes.
         """
-        if not 1 <= count <= self.num_classes:
+        if not isinstance(count, int | np.integer) or not 1 <= count <= self.num_classes:
             raise HierarchyError(f"groups: wanted 1 to {self.num_classes}, the number of classes, got {count}")
         owner = np.arange(self.num_classes)
         cluster = {number: np.array([number]) for number in range(self.num_classes)}
@@ -95,10 +101,9 @@ class Dendrogram:
         names = [str(name) for name in names]
         if groups is None:
             return self._of_merges(names, titles, meta)
-        counts = sorted({int(count) for count in groups})
-        if not counts or not all(2 <= count < self.num_classes for count in counts):
+        if not len(groups) or not all(isinstance(count, int | np.integer) and 2 <= count < self.num_classes for count in groups):
             raise HierarchyError(f"groups: wanted numbers from 2 to {self.num_classes - 1}, got {shorten(groups)}")
-        return self._of_partitions(names, counts, titles, meta)
+        return self._of_partitions(names, sorted({int(count) for count in groups}), titles, meta)
 
     def _of_partitions(self, names: list[str], counts: list[int], titles: Title | None, meta: Mapping[str, object]) -> Hierarchy:
         nodes, parents, labels = ["root"], [-1], ["root"]
@@ -144,7 +149,7 @@ def cluster(distances: ClassDistances, linkage: Linkage = "average") -> Dendrogr
     if linkage not in get_args(Linkage):
         raise HierarchyError(f"linkage: wanted one of {', '.join(get_args(Linkage))}, got {linkage!r}")
     if linkage == "ward" and not distances.euclidean:
-        raise HierarchyError("ward linkage needs euclidean distances; use metric euclidean or unit, or average linkage")
+        raise HierarchyError("ward linkage needs euclidean distances: of features or weights, by metric euclidean or unit; or use average")
     if distances.on_gpu:
         return Dendrogram(agglomerate(distances.square(), linkage, overwrite=True))
     from scipy.cluster.hierarchy import linkage as scipy_linkage

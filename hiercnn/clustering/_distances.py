@@ -85,12 +85,16 @@ def vector_distances(vectors: np.ndarray | Tensor, metric: Metric = "cosine", na
     """
     if metric not in get_args(Metric):
         raise ShapeError(f"metric: wanted one of {', '.join(get_args(Metric))}, got {metric!r}")
-    vectors = torch.as_tensor(vectors)
+    vectors = torch.as_tensor(vectors).detach()
     if vectors.ndim != 2:
         raise ShapeError(f"vectors: wanted [K, F], one a class, got {list(vectors.shape)}")
     names = _checked_names(names, len(vectors))
     vectors = vectors.double()
     _refuse(~vectors.isfinite().all(1), names, "vectors that are not finite; leave these classes out, or look at their images")
+    if metric == "euclidean":
+        _refuse(~vectors.square().sum(1).isfinite(), names, "vectors whose squares are over all numbers; divide all vectors by one number")
+    else:
+        vectors = vectors / max(float(vectors.abs().max()), 1e-300)  # angles are the same
     centre = vectors.mean(1, keepdim=True) if metric == "correlation" else vectors.mean(0)
     centred = vectors - centre
     if metric != "euclidean":
@@ -108,7 +112,7 @@ def similarity_distances(similarity: np.ndarray | Tensor, names: list[str] | Non
     Raises:
         ShapeError: A table that is not square. DataError: fewer than two classes; similarities that are not finite, or over 1.
     """
-    table = np.array(similarity, dtype=np.float64)
+    table = torch.as_tensor(similarity).detach().double().cpu().numpy().copy()
     if table.ndim != 2 or table.shape[0] != table.shape[1]:
         raise ShapeError(f"similarity: wanted [K, K], got {list(table.shape)}")
     names = _checked_names(names, len(table))
@@ -123,12 +127,12 @@ def similarity_distances(similarity: np.ndarray | Tensor, names: list[str] | Non
 
 def logit_similarity(logits: np.ndarray | Tensor) -> np.ndarray:
     """Correlation of the logits of every two classes over images, [N, K] → [K, K]. Source: Bilal et al. (2018)."""
-    logits = torch.as_tensor(logits).double()
+    logits = torch.as_tensor(logits).detach().double()
     if logits.ndim != 2 or len(logits) < 2:
         raise ShapeError(f"logits: wanted [N, K] of two images or more, got {list(logits.shape)}")
     centred = logits - logits.mean(0)
     length = centred.norm(dim=0)
-    centred = centred / torch.where(length > 0, length, 1)
+    centred = centred / torch.where(length > 1e-12 * logits.norm(dim=0), length, torch.inf)  # what is constant correlates with nothing
     return (centred.T @ centred).cpu().numpy()
 
 

@@ -1,6 +1,8 @@
 """A dendrogram as a picture."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,8 @@ def dendrogram_figure(dendrogram: Dendrogram, names: Sequence[str], groups: int 
     if len(names) != dendrogram.num_classes:
         raise ShapeError(f"names: wanted {dendrogram.num_classes}, one a class, got {len(names)}")
     order, member = dendrogram.leaf_order(), dendrogram.groups(groups or 1)
-    drawn = layout(dendrogram.merges, no_plot=True)
+    with _deep(4 * dendrogram.num_classes):  # scipy's layout calls itself once a merge
+        drawn = layout(dendrogram.merges, no_plot=True)
     figure, places = go.Figure(), np.empty(dendrogram.num_classes)
     places[order] = 10.0 * np.arange(len(order)) + 5
     lines: dict[str, tuple[list, list]] = {}
@@ -58,6 +61,16 @@ def dendrogram_figure(dendrogram: Dendrogram, names: Sequence[str], groups: int 
     figure.update_layout(template="plotly_white", width=900, height=120 + ROW * len(order), margin={"l": 40, "t": 40, "b": 60})
     figure.update_layout(font={"family": "Arial, Helvetica, Liberation Sans, sans-serif", "size": 12, "color": "#333333"})
     return figure
+
+
+@contextmanager
+def _deep(calls: int) -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + calls)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def draw_dendrogram(path: str | Path, dendrogram: Dendrogram, names: Sequence[str], groups: int | None = None) -> None:

@@ -1,6 +1,7 @@
 """Counts, means and scatter of the features of each class, gathered in one pass."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -72,8 +73,10 @@ class ClassStatistics:
         Args:
             groups: Group of each class [K], 0 to K' − 1, such as `Cut.groups`.
         """
-        groups = torch.as_tensor(np.asarray(groups), dtype=torch.int64, device=self.means.device)
-        if groups.shape != self.counts.shape or (len(groups) and groups.min() < 0):
+        groups = torch.as_tensor(np.asarray(groups), device=self.means.device)
+        whole = not (groups.is_floating_point() or groups.is_complex())
+        groups = groups.to(torch.int64)
+        if not whole or groups.shape != self.counts.shape or (len(groups) and groups.min() < 0):
             raise ShapeError(f"groups: wanted one number of 0 or more for each of {len(self.counts)} classes, got {list(groups.shape)}")
         count = int(groups.max()) + 1
         found = ClassStatistics(count, self.means.shape[1], diagonal=self.diagonal, device=self.means.device)
@@ -103,21 +106,26 @@ class ClassStatistics:
         return self._scatter((self.means - self.mean) * self._shares().sqrt()[:, None])
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz file."""
+        """Write an .npz file. Raises DataError if it cannot."""
         arrays = {name: getattr(self, name).cpu().numpy() for name in ("counts", "means", "within")}
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
+        try:
+            with open(path, "wb") as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror or error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> "ClassStatistics":
         """Read what `save` wrote. Raises DataError for any other file."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                counts, means, within = (torch.from_numpy(file[name]) for name in ("counts", "means", "within"))
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                counts, means, within = (torch.from_numpy(arrays[name]) for name in ("counts", "means", "within"))
+        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise DataError(f"{path} does not hold class statistics: {error}") from None
         if means.ndim != 2 or counts.shape != means.shape[:1] or within.shape not in (means.shape[1:], means.shape[1:] * 2):
             raise DataError(f"{path} does not hold class statistics: counts {list(counts.shape)}, means {list(means.shape)}")
+        if [x.dtype for x in (counts, means, within)] != [torch.int64, torch.float64, torch.float64]:
+            raise DataError(f"{path} does not hold class statistics: counts are int64 there, means and scatter float64")
         found = cls(*means.shape, diagonal=within.ndim == 1)
         found.counts, found.means, found.within = counts, means, within
         return found

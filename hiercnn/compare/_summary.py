@@ -42,7 +42,7 @@ def summarise(
     """
     baseline = baseline or next((recipe.name for recipe in recipes if not recipe.model.heads), recipes[0].name)
     check_same_images([run for listed in [*runs.values(), *(short or {}).values()] for run in listed])
-    levels = _common_levels([listed[0] for listed in runs.values()])
+    levels = _common_levels([run for listed in runs.values() for run in listed])
     anytime = _read_at_every_epoch(recipes)
     measured = {name: [_measure(run) for run in listed] for name, listed in runs.items()}
     if anytime:
@@ -91,8 +91,9 @@ def _row(recipe: Recipe, ours: list[dict], baseline: list[dict], levels: list[st
     if None not in pairs:
         own, theirs = zip(*pairs, strict=True)
         row["gap_at_equal_nll"] = {"own": spread(own), "baseline": spread(theirs), "difference": paired_difference(own, theirs)}
-    for name in MISTAKES:
-        own, theirs = ([one[name] for one in runs] for runs in (ours, baseline))
+    same_tree = all(one["hierarchy"] == other["hierarchy"] for one, other in zip(ours, baseline, strict=True))
+    for name in MISTAKES:  # heights in another tree say nothing beside these
+        own, theirs = ([one[name] if same_tree else None for one in runs] for runs in (ours, baseline))
         row[name] = spread(own) if None not in own else None
         row["difference"][name] = paired_difference(own, theirs) if None not in own + theirs else None
     return row
@@ -117,6 +118,7 @@ def _measured(run: Run) -> dict[str, Any]:
     return {
         "path": run.path.name,
         "seed": run.recipe.seed,
+        "hierarchy": run.hierarchy.digest,
         "environment": json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
         "accuracy": final(run)["accuracy"],
         **{name: final(run).get(name) for name in MISTAKES},  # runs of version 0.1.0 have none
@@ -175,7 +177,7 @@ def _target(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _common_levels(runs: Sequence[Run]) -> list[str]:
-    """The levels that every run reports with the same groups, coarse first; the leaf is always one."""
+    """The levels that every run, of every seed, reports with the same groups, coarse first; the leaf is always one."""
     partitions = [{cut.name: cut.groups.tolist() for cut in run.cuts} for run in runs]
     first = partitions[0]
     return [name for name in first if name != "leaf" and all(other.get(name) == first[name] for other in partitions)] + ["leaf"]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hiercnn.errors import ShapeError
-from hiercnn.ops._check import check_floats, check_target
+from hiercnn.ops._check import check_floats, check_target, known_rows
 
 
 def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -30,7 +30,8 @@ def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 @torch.library.custom_op("hiercnn::class_sums", mutates_args=(), device_types="cpu")
 def _forward(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    return values.new_zeros(num_classes, values.shape[1], dtype=torch.float64).index_add_(0, labels, values.double())
+    sums = values.new_zeros(num_classes, values.shape[1], dtype=torch.float64)
+    return sums.index_add_(0, known_rows(labels, num_classes), values.double())
 
 
 @_forward.register_kernel("cuda")

@@ -40,7 +40,9 @@ def taught_hierarchy(recipe: Recipe, reported: Hierarchy | None) -> Hierarchy | 
     """The tree that heads and losses are made of: a clustered one, if the recipe has one, in the class order of the one reported."""
     if reported is None or recipe.hierarchy is None or recipe.hierarchy.cluster is None or not recipe.hierarchy.given:
         return reported
-    return clustered(recipe.hierarchy).with_classes(reported.classes)
+    tree = clustered(recipe.hierarchy)
+    known = set(tree.classes) if recipe.hierarchy.prune else reported.classes  # which classes have no data is known when these are read
+    return tree.with_classes([name for name in reported.classes if name in known])
 
 
 def clustered(settings: HierarchySettings) -> Hierarchy:

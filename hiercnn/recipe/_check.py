@@ -24,6 +24,7 @@ def find_problems(recipe: Recipe, *, tree_failed: bool = False, stand_in: Hierar
     """
     problems: list[Problem] = []
     given = recipe.hierarchy is None or recipe.hierarchy.given
+    stand_in = stand_in if recipe.hierarchy is not None and recipe.hierarchy.cluster is not None else None
     tree = stand_in if stand_in and not given else _attempt(problems, "hierarchy" if given else CLUSTER, build_hierarchy, recipe.hierarchy)
     taught = stand_in or _attempt(problems, CLUSTER, taught_hierarchy, recipe, tree)
     tree_failed = tree_failed or bool(problems)

@@ -97,14 +97,14 @@ def cluster_run(
         distances = vector_distances(vectors, metric or "cosine", list(names))
     else:
         distances = similarity_distances(similarity, list(names))
-    facts = {"source": f"clustering of {source}, {linkage} linkage", "run": str(run.path), "cost": training_cost(run)}
+    facts = {"source": f"clustering of {source}, {linkage} linkage", "run": str(run.path), "digest": run.digest, "cost": training_cost(run)}
     return Clustered(distances, cluster(distances, linkage), names, facts)
 
 
 def training_cost(run: Run) -> dict[str, float]:
-    """Training seconds and images of a run, those of the run that its own tree was clustered from included."""
-    end, charged = run.end or {}, charged_cost(run)
-    own = {"seconds": end.get("seconds", {}).get("train", 0.0), "images": end.get("images", 0)}
+    """Training seconds and images of a run so far, those of the run that its own tree was clustered from included."""
+    last, charged = run.end or (run.metrics or [{}])[-1], charged_cost(run)
+    own = {"seconds": last.get("seconds", {}).get("train", 0.0), "images": last.get("images", 0)}
     return {key: own[key] + charged[key] for key in own}
 
 

@@ -1,5 +1,6 @@
 """`hiercnn.fit`: a recipe, or your own objects, to a finished run."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,15 @@ class Run(RunFolder):
     @property
     def channels(self) -> int:
         """Channels of its images."""
-        return next(event["channels"] for event in self.events if event["event"] == "start")
+        start = next((event for event in self.events if event["event"] == "start"), None)
+        if start is None:
+            raise CheckpointError(f"the run in {self.path} has not begun; delete that folder")
+        return start["channels"]
+
+    @property
+    def digest(self) -> str:
+        """What tells this run from any other: a hash of its metrics, times included."""
+        return hashlib.sha256(self.metrics_file.read_bytes()).hexdigest()[:16]
 
     @property
     def clustered_file(self) -> Path:
@@ -86,6 +95,8 @@ class Run(RunFolder):
             raise CheckpointError(f"the model of {self.path} was an object; pass it: Run(path, model=...)")
         taught = self.clustered or self.hierarchy
         model = _as_hierarchical(self.own_model, self.hierarchy) or build_recipe_model(recipe, taught, self.channels, pretrained=False)
+        if Path(weights).name != weights:
+            raise CheckpointError(f"weights: wanted last, best or step-…, got '{weights}'")
         load_weights(self.checkpoints / f"{weights}.safetensors", model, self.hierarchy)
         return model.cpu().eval()
 
@@ -128,8 +139,9 @@ def fit(
         hierarchy = from_nested(hierarchy)
     if train is None and (val is not None or test is not None or classes is not None):
         raise RecipeError("val=, test= and classes= go with train=")
-    recipe = load_recipe(_with_objects(recipe, train, val, hierarchy, model), overrides, trust_imports=trust_imports)
+    recipe = load_recipe(_with_objects(recipe, train, val, hierarchy, model), overrides, trust_imports=trust_imports, check=False)
     run = Run(run_dir or Path("runs") / recipe.name, model, trust_imports=trust_imports)
+    recipe = load_recipe(recipe, trust_imports=trust_imports, stand_in=run.clustered)
     if run.finished:
         _check_resumable(run, recipe, resume)
         _check_own_classes(run, train, classes)
@@ -145,8 +157,10 @@ def fit(
         source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
         data = build_data(recipe, source, _tree(recipe, hierarchy, run))
         trainer = build_trainer(recipe, data, run, model, display)
-        if recipe.hierarchy is not None and recipe.hierarchy.cluster is not None and not run.exists():
-            save_hierarchy(taught_hierarchy(recipe, data.hierarchy), run.clustered_file)
+        if not run.exists():
+            run.clustered_file.unlink(missing_ok=True)
+            if recipe.hierarchy is not None and recipe.hierarchy.cluster is not None:
+                save_hierarchy(taught_hierarchy(recipe, data.hierarchy), run.clustered_file)
         trainer.fit(resume=resume)
     return run
 
@@ -230,11 +244,22 @@ def _check_own_classes(run: Run, train, classes: Sequence[str] | None) -> None:
 
 def _check_resumable(run: Run, recipe: Recipe, resume: bool) -> None:
     changed = differing_keys(run.recipe, recipe)
+    if run.clustered is not None and recipe.hierarchy is not None and recipe.hierarchy.cluster is not None:
+        _check_source(run, Run(recipe.hierarchy.cluster.run))
+        changed = [key for key in changed if key != "hierarchy.cluster.run"]  # the tree is here, wherever that run has gone
     if changed and (resume or run.finished):
         raise RecipeError(f"{run.path} was made with another recipe; these differ: {shorten(changed)}. Choose another folder")
     if not resume:
         state = "a finished run" if run.finished else f"a run that has done {len(run.metrics)} of {run.recipe.epochs} epochs"
         raise CheckpointError(f"{run.path} already holds {state}; add --resume to go on with it, or choose another folder with --run-dir")
+
+
+def _check_source(run: Run, source: Run) -> None:
+    """Raise CheckpointError if another run stands now where the one was that the tree was clustered from."""
+    if source.finished and source.digest != run.clustered.meta.get("digest"):
+        raise CheckpointError(
+            f"{run.path} has a tree of another run than the one that is in {source.path} now; delete {run.path} to make it of this one"
+        )
 
 
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:

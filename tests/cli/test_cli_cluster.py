@@ -137,3 +137,27 @@ def test_classes_without_images(run, monkeypatch):
     monkeypatch.setattr(_cluster, "_images", lambda run, split: (images := whole(run, split)).subset((images.labels != 5).nonzero()[0]))
     with pytest.raises(DataError, match=f"classes without an image: '{run.hierarchy.classes[5]}'; take the other split, or the weights"):
         cluster_run(run)
+
+
+def test_groups_are_printed_as_they_stand_in_the_tree(command, run, tmp_path):
+    out = tmp_path / "tree.json"
+    code, printed, _ = command("cluster", run.path, "--source", "weights", "--groups", "4,9", "--out", out)
+    tree = read_hierarchy(out)
+    rows = printed.split("9 groups", 1)[1].split("Agreement")[0]
+    for node in tree.cut(depth=2).nodes:
+        if not tree.is_leaf(node):
+            number, first = tree.names[node].split()[1], tree.classes[tree.leaves(node)[0]]
+            assert any(line.split()[:1] == [number] and first in line for line in rows.splitlines())
+    assert code == 0
+
+
+def test_endings_are_looked_at_before_the_work(command, run, tmp_path):
+    for options, said in [
+        (("--out", tmp_path / "tree.yaml"), "a tree is written as .json"),
+        (("--draw", tmp_path / "t.pdf"), "pictures end in"),
+    ]:
+        code, printed, err = command("cluster", run.path, *options)
+        assert code != 0
+        assert said in err
+        assert not printed
+    assert command("cluster", run.path, "--stage", "²")[0] != 0

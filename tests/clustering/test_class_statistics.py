@@ -168,3 +168,22 @@ def test_other_files_are_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"statistics.npz does not hold class statistics"):
         ClassStatistics.load(path)
+
+
+def test_damaged_and_unwritable_files(tmp_path):
+    statistics = ClassStatistics(2, 3)
+    statistics.save(tmp_path / "s.npz")
+    whole = (tmp_path / "s.npz").read_bytes()
+    (tmp_path / "short.npz").write_bytes(whole[:100])
+    (tmp_path / "flipped.npz").write_bytes(whole[:90] + bytes([whole[90] ^ 255]) + whole[91:])
+    np.savez(tmp_path / "kinds.npz", counts=np.full(2, 1.5), means=np.zeros((2, 3)), within=np.zeros((3, 3)))
+    for name in ("short", "flipped", "kinds"):
+        with pytest.raises(DataError, match="does not hold class statistics"):
+            ClassStatistics.load(tmp_path / f"{name}.npz")
+    with pytest.raises(DataError, match="cannot write"):
+        statistics.save(tmp_path / "nowhere" / "s.npz")
+
+
+def test_groups_are_whole_numbers():
+    with pytest.raises(ShapeError, match="groups: wanted one number"):
+        ClassStatistics(3, 2).coarser([0.5, 1.7, 0])

@@ -18,6 +18,7 @@ from hiercnn.clustering import (
     Linkage,
     agglomerate,
     cluster,
+    dendrogram_figure,
     group_titles,
     similarity_distances,
     typical_members,
@@ -223,7 +224,8 @@ def test_ward_needs_euclidean_distances():
         similarity_distances(np.eye(5)),
     ):
         with pytest.raises(
-            HierarchyError, match="ward linkage needs euclidean distances; use metric euclidean or unit, or average linkage"
+            HierarchyError,
+            match="ward linkage needs euclidean distances: of features or weights",
         ):
             cluster(distances, "ward")
     assert isinstance(cluster(vector_distances(drawn(5, 0), "unit"), "ward"), Dendrogram)
@@ -271,3 +273,22 @@ def test_titles_begin_with_the_common_hypernym_where_wordnet_knows_all(wordnet):
     assert title(np.array([0, 1, 2])) == "vertebrate: shark, ray + 1"
     assert title(np.array([2, 3])) == "zebra, gizmo 7"
     assert title(np.array([2])) == "zebra"
+
+
+def test_a_chain_of_many_classes_can_be_drawn():
+    found = cluster(vector_distances(np.cumsum(np.arange(1.0, 1200))[:, None], "euclidean"), "single")
+    assert len(dendrogram_figure(found, [str(n) for n in range(1199)], 3).data) > 1
+
+
+@pytest.mark.parametrize("groups", [["x"], [2.5], [None], []])
+def test_numbers_of_groups_are_whole(groups):
+    found = cluster(vector_distances(drawn(9, 0), "euclidean"))
+    with pytest.raises(HierarchyError, match="groups: wanted numbers from 2 to 8"):
+        found.hierarchy([str(n) for n in range(9)], groups)
+
+
+def test_what_is_no_linkage():
+    with pytest.raises(ShapeError, match="every cluster merged once"):
+        Dendrogram(np.zeros((3, 4)))
+    with pytest.raises(ShapeError, match="distances: wanted those of 9 classes, got 4"):
+        cluster(vector_distances(drawn(9, 0), "euclidean")).ordered(vector_distances(drawn(4, 0), "euclidean"))

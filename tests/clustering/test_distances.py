@@ -163,3 +163,28 @@ def test_the_square_is_symmetric_to_the_last_bit(monkeypatch):
         table = distances.square()
         assert torch.equal(table, table.T)
         np.testing.assert_allclose(squareform(table.numpy(), checks=False), distances.condensed(), rtol=1e-12, atol=1e-12)
+
+
+def test_parameters_of_a_network_are_taken_as_they_are():
+    rows = torch.nn.Linear(5, 7).weight
+    assert len(vector_distances(rows).condensed()) == 21
+    similarity_distances((rows @ rows.T).sigmoid().bfloat16())
+    assert logit_similarity(rows).shape == (5, 5)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e155, 1e300])
+def test_angles_do_not_depend_on_the_scale(scale):
+    vectors = np.random.default_rng(0).normal(size=(6, 4))
+    for metric in ("cosine", "correlation", "unit"):
+        np.testing.assert_allclose(vector_distances(scale * vectors, metric).condensed(), vector_distances(vectors, metric).condensed())
+
+
+def test_euclidean_distances_that_are_no_numbers():
+    with pytest.raises(DataError, match="whose squares are over all numbers"):
+        vector_distances(np.eye(3) * 1e200, "euclidean")
+
+
+def test_constant_logits_correlate_with_nothing():
+    logits = np.random.default_rng(0).normal(size=(7, 4))
+    logits[:, :2] = 0.1, 0.7
+    assert logit_similarity(logits)[0, 1] == 0

@@ -1,12 +1,15 @@
 """Recipes whose tree is clustered from another recipe of the comparison."""
 
+import shutil
+
 import pytest
 from train.tiny import tiny
 
 from hiercnn import Run
 from hiercnn.compare import compare, markdown
-from hiercnn.errors import RecipeError
-from hiercnn.recipe import load_recipe
+from hiercnn.errors import CheckpointError, RecipeError
+from hiercnn.hierarchy import save_hierarchy
+from hiercnn.recipe import cluster_run, load_recipe
 
 FLAT = tiny("epochs=2")
 HEADS = "model.heads=[{stage: early, cut: {depth: 1}}]"
@@ -111,3 +114,36 @@ def test_without_a_given_tree_classes_are_known_when_data_are(tmp_path):
     raw["hierarchy"] = {"cluster": {"run": "runs/flat", "groups": [4]}}
     found = compare([bare, load_recipe(raw, [HEADS], check=False)], out=tmp_path)
     assert found["levels"] == ["leaf"]
+
+
+def test_levels_are_common_only_if_they_are_in_every_seed(tmp_path):
+    bare = load_recipe(tiny("epochs=2").plain() | {"hierarchy": None})
+    first = compare([bare], out=tmp_path / "first")
+    assert first["levels"] == ["leaf"]
+    tree = tmp_path / "tree.json"
+    save_hierarchy(cluster_run(Run(tmp_path / "first" / "flat-seed0"), "weights").hierarchy([3, 9]), tree)
+    fixed = load_recipe(tiny("epochs=2").plain() | {"name": "fixed", "hierarchy": {"file": str(tree)}})
+    raw = tiny("epochs=2", "name=own").plain() | {"hierarchy": {"cluster": {"run": "runs/fixed", "source": "weights", "groups": [3, 9]}}}
+    found = compare([fixed, load_recipe(raw, check=False)], seeds=2, out=tmp_path / "second")
+    assert found["levels"] == ["leaf"]  # equal for seed 0 alone
+    assert found["recipes"]["own"]["difference"]["hd1"] is None  # heights in another tree
+    assert found["recipes"]["own"]["hd1"] is None
+    assert found["recipes"]["own"]["difference"]["leaf"]["mean"] == 0
+    assert markdown(found)
+
+
+def test_the_folder_may_be_spelt_otherwise_or_moved(result, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(out.parent)
+    again = compare([clustered(), FLAT], seeds=2, out=out.name)
+    assert again["recipes"]["clustered"]["runs"] == result["recipes"]["clustered"]["runs"]
+    shutil.copytree(out, tmp_path / "moved")
+    told = []
+    compare([clustered(), FLAT], seeds=2, out=tmp_path / "moved", tell=told.append)
+    assert all("finished already" in line for line in told)
+
+
+def test_a_flat_run_that_was_trained_anew_makes_the_tree_stale(result, out, tmp_path):
+    shutil.copytree(out, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "flat-seed1")
+    with pytest.raises(CheckpointError, match=r"clustered-seed1 has a tree of another run than the one that is in .*flat-seed1 now"):
+        compare([clustered(), FLAT], seeds=2, out=tmp_path / "out")

@@ -9,7 +9,7 @@ from train.tiny import tiny
 
 import hiercnn
 from hiercnn.errors import CheckpointError, DataError, RecipeError
-from hiercnn.hierarchy import read_hierarchy, save_hierarchy
+from hiercnn.hierarchy import read_hierarchy, save_hierarchy, to_nested
 from hiercnn.losses import LevelNLL
 from hiercnn.recipe import Run, _cluster, build_data, build_source, build_trainer, charged_cost, load_recipe
 from hiercnn.recipe._build import build_hierarchy
@@ -83,6 +83,62 @@ def test_a_run_goes_on_with_the_tree_it_began_with(flat, tmp_path, monkeypatch):
     data = build_data(settings, build_source(settings), build_hierarchy(settings.hierarchy))
     monkeypatch.setattr(_cluster, "clustered_tree", lambda _: pytest.fail("made anew"))
     assert build_trainer(settings, data, run).model.cuts.keys() == run.model.cuts.keys()
+
+
+def test_it_goes_on_where_the_flat_run_is_gone(flat, tmp_path):
+    for given in (True, False):
+        folder, source = tmp_path / f"run-{given}", tmp_path / f"flat-{given}"
+        shutil.copytree(flat.path, source)
+        settings = recipe(Run(source), given=given)
+        run = hiercnn.fit(settings, run_dir=folder)
+        shutil.rmtree(source)
+        assert hiercnn.fit(settings, run_dir=folder, resume=True).end == run.end
+        metrics = folder / "metrics.jsonl"
+        metrics.write_text("".join(line for line in metrics.read_text().splitlines(keepends=True) if '"end"' not in line))
+        assert hiercnn.fit(settings, run_dir=folder, resume=True).end["test"]["accuracy"] == run.end["test"]["accuracy"]
+
+
+def test_a_flat_run_that_was_moved_is_the_same(flat, tmp_path):
+    shutil.copytree(flat.path, tmp_path / "moved")
+    run = hiercnn.fit(recipe(flat), run_dir=tmp_path / "run")
+    assert hiercnn.fit(recipe(Run(tmp_path / "moved")), run_dir=tmp_path / "run", resume=True).end == run.end
+
+
+def test_another_flat_run_in_its_place_is_told(flat, tmp_path):
+    hiercnn.fit(recipe(flat), run_dir=tmp_path / "run")
+    other = hiercnn.fit(tiny("epochs=1", "seed=3"), run_dir=tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"run has a tree of another run than the one that is in .*other now; delete"):
+        hiercnn.fit(recipe(other), run_dir=tmp_path / "run", resume=True)
+
+
+def test_a_tree_left_behind_is_not_taken(flat, tmp_path):
+    run = hiercnn.fit(recipe(flat), run_dir=tmp_path / "run")
+    (tmp_path / "plain").mkdir()
+    shutil.copy(run.clustered_file, tmp_path / "plain")
+    plain = hiercnn.fit(tiny("epochs=1"), run_dir=tmp_path / "plain")
+    assert plain.clustered is None
+    assert charged_cost(plain)["images"] == 0
+
+
+def test_an_unfinished_run_costs_what_it_has_done(flat, tmp_path):
+    shutil.copytree(flat.path, tmp_path / "half")
+    metrics = tmp_path / "half" / "metrics.jsonl"
+    metrics.write_text("".join(line for line in metrics.read_text().splitlines(keepends=True) if '"end"' not in line))
+    assert _cluster.cluster_run(Run(tmp_path / "half"), "weights").facts["cost"]["images"] == flat.end["images"]
+
+
+def test_classes_without_data_are_pruned_from_the_given_tree(flat, tmp_path):
+    nested = to_nested(flat.hierarchy)
+    nested["ghosts"] = ["ghost"]
+    raw = tiny("epochs=1", "name=clustered").plain()
+    raw["hierarchy"] = {"nested": nested, "prune": True, "cluster": GROUPS | {"run": str(flat.path)}}
+    run = hiercnn.fit(load_recipe(raw, [HEADS]), run_dir=tmp_path / "run")
+    assert run.clustered.classes == run.hierarchy.classes == flat.hierarchy.classes
+
+
+def test_weights_are_those_of_the_run_itself(flat):
+    with pytest.raises(CheckpointError, match="weights: wanted last, best or step"):
+        _cluster.cluster_run(flat, weights="../../other/checkpoints/last")
 
 
 def test_the_model_loads_where_the_flat_run_is_gone(flat, tmp_path):
