@@ -47,7 +47,10 @@ def margin_nll(scores: Tensor, target: Tensor | Mixed, paths: Tensor, margin: fl
 
 @torch.library.custom_op("hiercnn::margin_nll", mutates_args=(), device_types="cpu")
 def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [B], and what the gradient is made of: on a CPU itself [B, N − 1], for losses of weight 1; on CUDA own, top, slope [B, 3]."""
+    """Loss [B], and what the gradient is made of: own, top, slope [B, 3]; on a CPU the slope alone, and the gradient ÷ slope [B, N − 1].
+
+    Where the others' exponentials sum to 1, as on a CPU, own is −slope.
+    """
     kind, target = accumulation_type(scores.dtype), known_rows(target, len(paths))
     path = paths.numpy()[target.numpy()]
     node = path.max(1)  # the path's last has the largest number
@@ -61,9 +64,9 @@ def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tu
     flat[right] -= margin  # few are right: θ − τ there is, but for a constant, θ + τ elsewhere
     flat[mine] = -np.inf
     shares = others.softmax(1)  # takes less time than torch's exp
-    gradient = shares.numpy().reshape(-1)
+    flat_shares = shares.numpy().reshape(-1)
     largest = origin + shares.numpy().argmax(1)
-    top, share = flat[largest].astype(np.float64), gradient[largest].astype(np.float64)
+    top, share = flat[largest].astype(np.float64), flat_shares[largest].astype(np.float64)
     alone = np.isnan(share)
     alone[alone] = (others.numpy()[alone] == -np.inf).all(1)  # nothing but the label
     with np.errstate(invalid="ignore", over="ignore"):  # inf − inf is no number, and so is the loss
@@ -71,17 +74,18 @@ def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tu
         loss = np.where(known, np.logaddexp(gap, 0), 0)
         loss[score == np.inf] = np.nan
         slope = np.where(known, np.exp(gap - loss), 0)
-        shares.mul_(torch.from_numpy(slope).to(kind)[:, None])
-        if alone.any():
-            shares[torch.from_numpy(alone)] = 0
-        gradient[mine] = np.expm1(-loss)
-    return torch.from_numpy(loss).to(kind), shares, shares.new_zeros(len(scores), 3)
+    if alone.any():
+        shares[torch.from_numpy(alone)] = 0
+    flat_shares[mine] = -1
+    factors = shares.new_zeros(len(scores), 3)
+    factors[:, 2] = torch.from_numpy(slope)
+    return torch.from_numpy(loss).to(kind), shares, factors
 
 
 @torch.library.custom_op("hiercnn::margin_nll_backward", mutates_args=(), device_types="cpu")
 def _backward(grad: Tensor, scores: Tensor, target: Tensor, paths: Tensor, margin: float, gradient: Tensor, factors: Tensor) -> Tensor:
     """Gradient of the scores [B, N − 1] for that of the losses [B]."""
-    return (gradient * grad[:, None]).to(scores.dtype)
+    return (gradient * (factors[:, 2] * grad)[:, None]).to(scores.dtype)
 
 
 @_forward.register_kernel("cuda")
