@@ -1,12 +1,15 @@
 """Fixtures for all tests. A test that needs one skips without it and says what it waits for."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny nets: threads that wait for each other on a busy machine cost minutes
 
 import pytest
 from hypothesis import settings
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests send Ctrl-C, which shells switch off for what they start in the background
 
 settings.register_profile("same", deadline=None, derandomize=True)  # the same examples every time; a busy machine is no failure
 settings.register_profile("search", deadline=None)  # new ones: pytest --hypothesis-profile search
