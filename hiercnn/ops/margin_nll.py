@@ -68,18 +68,18 @@ def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tu
     largest = origin + shares.numpy().argmax(1)
     top, share = flat[largest].astype(np.float64), flat_shares[largest].astype(np.float64)
     alone = np.isnan(share)
-    alone[alone] = (others.numpy()[alone] == -np.inf).all(1)  # nothing but the label
+    if alone.any():
+        alone[alone] = (others.numpy()[alone] == -np.inf).all(1)  # nothing but the label
+        shares[torch.from_numpy(alone)] = 0
     with np.errstate(invalid="ignore", over="ignore"):  # inf − inf is no number, and so is the loss
         gap = np.where(alone, -np.inf, top + margin - np.log(share) - score)  # the largest share is 1 ÷ Σ exp(θ − top)
         loss = np.where(known, np.logaddexp(gap, 0), 0)
         loss[score == np.inf] = np.nan
         slope = np.where(known, np.exp(gap - loss), 0)
-    if alone.any():
-        shares[torch.from_numpy(alone)] = 0
     flat_shares[mine] = -1
-    factors = shares.new_zeros(len(scores), 3)
-    factors[:, 2] = torch.from_numpy(slope)
-    return torch.from_numpy(loss).to(kind), shares, factors
+    factors = np.zeros((len(scores), 3), dtype=flat.dtype)
+    factors[:, 2] = slope
+    return torch.from_numpy(loss).to(kind), shares, torch.from_numpy(factors)
 
 
 @torch.library.custom_op("hiercnn::margin_nll_backward", mutates_args=(), device_types="cpu")
