@@ -5,9 +5,9 @@
     python tools/result_tables.py --figures  also draw the pictures beside the measurements (needs Chrome or Chromium)
 
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
-title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `ops.csv` what bench_ops.py
-does, `tools/results/agreement.csv` what tree_agreement.py writes. In the README a table stands between `<!-- table NAME -->` and
-`<!-- end -->`.
+title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `train.csv` what
+bench_train.py does, `ops.csv` what bench_ops.py does, `tools/results/agreement.csv` what tree_agreement.py writes. In the README a
+table stands between `<!-- table NAME -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -75,6 +75,19 @@ def step() -> str:
     return f"{markdown_table(lines)}\n\n{'; '.join(places)}."
 
 
+def train() -> str:
+    """The last row of each kind and model in tools/bench/train.csv."""
+    with open(ROOT / "tools" / "bench" / "train.csv", newline="", encoding="utf-8") as file:
+        rows = {(row["what"], row["backbone"]): row for row in csv.DictReader(file)}
+    lines, places = [["ratio", "model", "median [quartiles]", "rounds", "note"]], {}
+    for row in rows.values():
+        model = f"{row['backbone']}, {row['size']} px, batch {row['batch']}"
+        lines.append([row["what"], model, f"{row['median']} [{row['q25']}, {row['q75']}]", row["rounds"], row["note"]])
+        threads = f"{row['threads']} thread{'' if row['threads'] == '1' else 's'}"
+        places[f"{row['device']}, {threads}, torch {row['torch']}, commit {row['commit']}"] = None
+    return f"{markdown_table(lines)}\n\n{'; '.join(places)}."
+
+
 def ops(batch: int = 256) -> str:
     """What operators cost, by number of classes, from the last rows of tools/bench/ops.csv on a CPU and on a GPU."""
     with open(ROOT / "tools" / "bench" / "ops.csv", newline="", encoding="utf-8") as file:
@@ -128,7 +141,7 @@ def _mean(values: list[float]) -> str:
 
 def rewritten(readme: str) -> str:
     """The README with every marked table made anew."""
-    made = {"step": step, "ops": ops, "agreement": agreement}
+    made = {"step": step, "train": train, "ops": ops, "agreement": agreement}
     return MARKED.sub(lambda match: f"{match[1]}\n{made[match[2]]() if match[2] in made else comparison(match[2])}\n\n{match[3]}", readme)
 
 

@@ -137,6 +137,33 @@ def cluster(
 
 
 @app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="A finished run folder: runs/cifar100-branches.")],
+    folder: Annotated[Path | None, typer.Option(help="A new or empty folder, which timm loads as local-dir:FOLDER.")] = None,
+    to: Annotated[str | None, typer.Option(help="USER/NAME on the Hugging Face hub, which timm loads as hf-hub:USER/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository of the hub private.")] = False,
+    weights: Annotated[str, typer.Option(help="last or best.")] = "last",
+    trust_imports: Trust = False,
+) -> None:
+    """Store a run's classifier, heads stripped, as a model that timm loads: in a folder or on the Hugging Face hub."""
+    from hiercnn.recipe import Run, push_run
+
+    name = push_run(Run(run, trust_imports=trust_imports), folder=folder, to=to, private=private, weights=weights)
+    typer.echo(f'timm.create_model("{name}", pretrained=True)')
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="A name, a part of names, or a pattern: 'convnext*nano*'. Default: all.")] = "*",
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the images. Default: what timm states for the model.")] = None,
+) -> None:
+    """List timm's backbones by name; with few of them, their stages, where heads can sit."""
+    from hiercnn.cli._models import print_models
+
+    print_models(pattern, size)
+
+
+@app.command()
 def doctor() -> None:
     """Tell versions, devices, data sets and WordNet found on this machine."""
     from hiercnn.cli._doctor import print_findings

@@ -4,10 +4,11 @@ from hiercnn.data import _cifar, _fashion_mnist, _folder, _manifest, _synthetic_
 from hiercnn.data._dataset import from_datasets
 from hiercnn.data._image_set import ImageSet, Source, in_memory
 from hiercnn.data._loader import Batch, BatchLoader, SampleLoader, generator, keyed_seed, make_loader, named_transform
+from hiercnn.data._mix import Mixer
 from hiercnn.data._prepare import Data, match, prepare
 from hiercnn.data._registry import cache_folder, data_sets
 from hiercnn.data._relabel import groups_to_relabel
-from hiercnn.data._settings import Augment, DataSettings
+from hiercnn.data._settings import Augment, DataSettings, Mix
 
 __all__ = [
     "Augment",
@@ -16,6 +17,8 @@ __all__ = [
     "Data",
     "DataSettings",
     "ImageSet",
+    "Mix",
+    "Mixer",
     "SampleLoader",
     "Source",
     "cache_folder",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from hiercnn.data._image_set import ImageSet, Source
+from hiercnn.data._names import Files, Names
 from hiercnn.data._registry import data_sets
 from hiercnn.errors import DataError, did_you_mean
 
@@ -44,7 +45,8 @@ def file_set(paths: list[Path], names: tuple[str, ...], root: Path) -> ImageSet:
     if strangers:
         raise DataError(f"{root}: folder '{strangers[0]}' is not one of the {len(names)} classes{did_you_mean(strangers[0], names)}")
     labels = np.array([position[path.parent.name] for path in paths], dtype=np.int64)
-    return ImageSet(labels, [path.relative_to(root).as_posix() for path in paths], paths=paths)
+    ids = Names.of(path.relative_to(root).as_posix() for path in paths)
+    return ImageSet(labels, ids, paths=Files(root, ids))
 
 
 def _check_class_folders(tops: dict[str, Path], files: dict[str, list[Path]]) -> None:

@@ -3,13 +3,17 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hiercnn.data._names import ENCODING, take
 from hiercnn.errors import DataError
+
+DIGEST_CHUNK = 2**16  # ids hashed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,10 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """Fingerprint of ids, labels and (where they are in memory) pixels: equal for equal splits."""
-        content = hashlib.sha256("\n".join(self.ids).encode("utf-8", "surrogateescape"))
+        content = hashlib.sha256()
+        for start in range(0, len(self), DIGEST_CHUNK):
+            text = "\n".join(self.ids[start : start + DIGEST_CHUNK])
+            content.update((text if start == 0 else f"\n{text}").encode(*ENCODING))
         content.update(self.labels.tobytes())
         if self.images is not None:
             content.update(self.images.numpy())
@@ -45,15 +52,21 @@ class ImageSet:
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """These images only, in this order."""
-        take = [int(i) for i in indices]
+        indices = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
-            labels=self.labels[take],
-            ids=[self.ids[i] for i in take],
-            images=None if self.images is None else self.images[take],
-            paths=None if self.paths is None else [self.paths[i] for i in take],
-            positions=None if self.positions is None else self.positions[take],
+            labels=self.labels[indices],
+            ids=take(self.ids, indices),
+            images=None if self.images is None else self.images[torch.from_numpy(indices)],
+            paths=None if self.paths is None else take(self.paths, indices),
+            positions=None if self.positions is None else self.positions[indices],
         )
+
+    def members(self, classes: int) -> list[np.ndarray]:
+        """Indices of the images of each label below `classes`, in order."""
+        order = np.argsort(self.labels, kind="stable")
+        ends = np.searchsorted(self.labels[order], np.arange(classes + 1))
+        return [order[start:stop] for start, stop in pairwise(ends)]
 
     def fetch(self, index: int):
         """One image: a PIL image (files), a uint8 tensor [channels, H, W] (memory), or what the Dataset gives.

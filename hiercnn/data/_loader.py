@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hiercnn.data._image_set import ImageSet
-from hiercnn.data._prepare import check_unreadable
+from hiercnn.data._prepare import check_unreadable, fitted, resampling
 from hiercnn.data._settings import Augment, DataSettings
 from hiercnn.errors import DataError, RecipeError, ShapeError, did_you_mean
 
@@ -40,6 +40,7 @@ def make_loader(
     options = {
         "batch_size": settings.batch_size if train else settings.eval_batch_size,
         "shuffle": train,
+        "balance": settings.balance if train else 0.0,
         "seed": seed,
         "device": torch.device(device),
         "normalise": Normalise(settings.mean, settings.std, channels, device, channels_last),
@@ -76,24 +77,50 @@ def _per_channel(given: Sequence[float] | None, default: Sequence[float], channe
 class _Loader:
     """Order and batches of an epoch; the last, smaller batch is left out of shuffled epochs."""
 
-    def __init__(self, image_set: ImageSet, *, batch_size: int, shuffle: bool, seed: int, device: torch.device, normalise: Normalise):
+    def __init__(
+        self,
+        image_set: ImageSet,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        device: torch.device,
+        normalise: Normalise,
+        balance: float = 0.0,
+    ):
         self.image_set, self.batch_size, self.shuffle, self.seed = image_set, batch_size, shuffle, seed
-        self.device, self.normalise = device, normalise
+        self.device, self.normalise, self.balance = device, normalise, balance
         self.labels = torch.as_tensor(image_set.labels).to(device)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.image_set), self.batch_size)
         return full if self.shuffle and full else full + bool(rest)
 
-    def batches(self, epoch: int = 0) -> list[Tensor]:
-        """Indices of each batch of an epoch."""
+    def batches(self, epoch: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Indices of each batch of an epoch, and the numbers of its draws: those of the images, or of the places if images repeat."""
         n = len(self.image_set)
-        order = torch.randperm(n, generator=generator(self.seed, epoch, 1)) if self.shuffle else torch.arange(n)
-        return list(order.split(self.batch_size))[: len(self)]
+        places = torch.arange(n)
+        if self.balance:
+            order = balanced_order(self.image_set.labels, self.balance, keyed_seed(self.seed, epoch, 1))
+        else:
+            order = torch.randperm(n, generator=generator(self.seed, epoch, 1)) if self.shuffle else places
+        draws = places if self.balance else order
+        return list(zip(order.split(self.batch_size), draws.split(self.batch_size), strict=True))[: len(self)]
 
     def ids(self, indices: Tensor) -> list[str]:
         """What to call these images in a message."""
         return [self.image_set.ids[i] for i in indices.tolist()]
+
+
+def balanced_order(labels: np.ndarray, balance: float, seed: int) -> Tensor:
+    """As many images as there are, drawn with repetition: a label with probability ∝ count^(1 − balance), then one of its images."""
+    rng = np.random.default_rng(seed)
+    members = np.argsort(labels, kind="stable")
+    counts = np.unique(labels, return_counts=True)[1]
+    chances = counts ** (1.0 - balance)
+    drawn = rng.choice(len(counts), len(labels), p=chances / chances.sum())
+    first = np.cumsum(counts) - counts
+    return torch.from_numpy(members[first[drawn] + rng.integers(counts[drawn])])
 
 
 class BatchLoader(_Loader):
@@ -107,11 +134,11 @@ class BatchLoader(_Loader):
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on."""
         shifts, flips = self._draws(epoch)
-        for indices in self.batches(epoch)[start:]:
-            taken = indices.to(self.device)
+        for indices, draws in self.batches(epoch)[start:]:
+            taken, draws = indices.to(self.device), draws.to(self.device)
             images = self.images[taken]
             if self.augment.crop or self.augment.flip:
-                images = shift_and_flip(images, shifts[taken], flips[taken], self.augment.crop)
+                images = shift_and_flip(images, shifts[draws], flips[draws], self.augment.crop)
             yield Batch(self.normalise(images), self.labels[taken], indices)
 
     def _draws(self, epoch: int) -> tuple[Tensor, Tensor]:
@@ -139,7 +166,7 @@ class SampleLoader(_Loader):
         super().__init__(image_set, **options)
         self.unreadable: dict[str, str] = {}
         self.max_unreadable = settings.max_unreadable
-        samples = _Samples(image_set, _transform(augment, settings.image_size), self.seed)
+        samples = _Samples(image_set, _transform(augment, settings.image_size, settings.interpolation), self.seed)
         self._order = _Order()
         self._loader = torch.utils.data.DataLoader(
             samples,
@@ -154,7 +181,10 @@ class SampleLoader(_Loader):
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on; one whose images are all unreadable comes empty."""
-        self._order.batches = [[(epoch, i) for i in batch.tolist()] for batch in self.batches(epoch)[start:]]
+        self._order.batches = [
+            [(epoch, draw, index) for index, draw in zip(indices.tolist(), draws.tolist(), strict=True)]
+            for indices, draws in self.batches(epoch)[start:]
+        ]
         for images, indices, bad in self._loader:
             self._note(bad)
             images = self.normalise(images.to(self.device, non_blocking=True)) if len(indices) else images
@@ -170,7 +200,7 @@ class SampleLoader(_Loader):
 class _Order:
     """A batch sampler whose batches are set before each epoch."""
 
-    batches: list[list[tuple[int, int]]] = []
+    batches: list[list[tuple[int, int, int]]] = []
 
     def __iter__(self):
         return iter(self.batches)
@@ -180,15 +210,15 @@ class _Order:
 
 
 class _Samples(torch.utils.data.Dataset):
-    """(epoch, index) → (index, image or None, why there is none), the transform's draws keyed by seed, epoch and index."""
+    """(epoch, draw, index) → (index, image or None, why there is none), the transform's draws keyed by seed, epoch and draw."""
 
     def __init__(self, image_set: ImageSet, transform, seed: int):
         self.image_set, self.transform, self.seed = image_set, transform, seed
 
-    def __getitem__(self, key: tuple[int, int]):
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int, int]):
+        epoch, draw, index = key
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(keyed_seed(self.seed, epoch, 3, index))  # torch.manual_seed would seed CUDA too
+            torch.default_generator.manual_seed(keyed_seed(self.seed, epoch, 3, draw))  # torch.manual_seed would seed CUDA too
             try:
                 image = self.image_set.fetch(index)
             except DataError as error:
@@ -207,7 +237,7 @@ def _collate(samples) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:
     return images, torch.tensor([index for index, _ in good], dtype=torch.int64), bad
 
 
-def _transform(augment: Augment, size: int | None):
+def _transform(augment: Augment, size: int | None, interpolation: str | None):
     """The v2 transform of single images: fit to size, augment, to a uint8 tensor."""
     from torchvision.transforms import v2
 
@@ -215,9 +245,9 @@ def _transform(augment: Augment, size: int | None):
     if size is None and (augment.resized_crop is not None or augment.crop):
         raise DataError("data.augment: crop and resized_crop of single images need data.image_size")
     if augment.resized_crop is not None:
-        steps.append(v2.RandomResizedCrop(size, scale=augment.resized_crop, antialias=True))
+        steps.append(v2.RandomResizedCrop(size, scale=augment.resized_crop, interpolation=resampling(interpolation), antialias=True))
     elif size is not None:
-        steps += [v2.Resize(size, antialias=True), v2.CenterCrop(size)]  # of files by Pillow, as storage `memory` does
+        steps.append(fitted(size, interpolation))  # of files by Pillow, as storage `memory` does
     steps.append(v2.ToImage())
     if augment.crop:
         steps.append(v2.RandomCrop(size, padding=augment.crop))

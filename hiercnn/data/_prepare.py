@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from hiercnn.data._image_set import ImageSet, Source
+from hiercnn.data._names import joined
 from hiercnn.data._relabel import relabelled
 from hiercnn.data._settings import DataSettings
 from hiercnn.errors import DataError, did_you_mean, shorten
@@ -109,8 +110,8 @@ def _carve(splits: dict[str, ImageSet], settings: DataSettings, seed: int, tree:
         pool = splits["train"] if given is None else _joined(splits["train"], given)
     rng = np.random.default_rng([seed, 1])
     kept, carved = [np.flatnonzero(pool.labels >= tree.num_classes)], []
-    for label in range(tree.num_classes):
-        members = rng.permutation(np.flatnonzero(pool.labels == label))
+    for label, of_class in enumerate(pool.members(tree.num_classes)):
+        members = rng.permutation(of_class)
         count = 0 if val == "given" else _val_count(val, len(members), tree.classes[label])
         carved.append(members[:count])
         kept.append(members[count : count + _train_count(len(members) - count, label, settings, tree.num_classes)])
@@ -133,11 +134,11 @@ def _train_count(left: int, label: int, settings: DataSettings, classes: int) ->
 
 
 def _joined(a: ImageSet, b: ImageSet) -> ImageSet:
-    labels, ids = np.concatenate([a.labels, b.labels]), [*a.ids, *b.ids]
+    labels, ids = np.concatenate([a.labels, b.labels]), joined(a.ids, b.ids)
     if a.images is not None and b.images is not None:
         return ImageSet(labels, ids, images=torch.cat([a.images, b.images]))
     if a.paths is not None and b.paths is not None:
-        return ImageSet(labels, ids, paths=[*a.paths, *b.paths])
+        return ImageSet(labels, ids, paths=joined(a.paths, b.paths))
     both = torch.utils.data.ConcatDataset([a.dataset, b.dataset])
     return ImageSet(labels, ids, dataset=both, positions=np.concatenate([a.positions, b.positions + len(a.dataset)]))
 
@@ -156,7 +157,7 @@ def _check_classes(split: ImageSet, tree: Hierarchy, what: str) -> None:
 def _store(split: ImageSet, source: Source, settings: DataSettings) -> tuple[ImageSet, list[str]]:
     """Decode into memory where settings and size say so; return the set and the ids of unreadable images."""
     if split.images is not None:
-        return replace(split, images=_resized(split.images, settings.image_size)), []
+        return replace(split, images=_resized(split.images, settings.image_size, settings.interpolation)), []
     if split.dataset is not None or settings.storage == "files":
         return split, []
     size = settings.image_size
@@ -164,21 +165,37 @@ def _store(split: ImageSet, source: Source, settings: DataSettings) -> tuple[Ima
         raise DataError("data.image_size is needed for images in files: the side in pixels, such as 64 or 224")
     if settings.storage == "auto" and (settings.augment.needs_single_images or len(split) * source.channels * size * size > MEMORY_LIMIT):
         return split, []
-    return _decode(split, size, settings.max_unreadable)
+    return _decode(split, fitted(size, settings.interpolation), settings.max_unreadable)
 
 
-def _resized(images: torch.Tensor, size: int | None) -> torch.Tensor:
+def fitted(size: int, interpolation: str | None):
+    """The transform that resizes an image's short side to `size` and crops its centre."""
+    from torchvision.transforms import v2
+
+    return v2.Compose([v2.Resize(size, interpolation=resampling(interpolation), antialias=True), v2.CenterCrop(size)])
+
+
+def resampling(interpolation: str | None):
+    """torchvision's mode of that name, bilinear by default."""
+    from torchvision.transforms import InterpolationMode
+
+    return InterpolationMode(interpolation or "bilinear")
+
+
+def _resized(images: torch.Tensor, size: int | None, interpolation: str | None) -> torch.Tensor:
     if size is None or images.shape[-1] == images.shape[-2] == size:
         return images
+    if interpolation == "lanczos":
+        raise DataError("data.interpolation: lanczos is for images in files; take bicubic for images that come in memory")
     from torchvision.transforms import v2
 
-    return v2.functional.resize(images, [size, size], antialias=True)
+    return v2.functional.resize(images, [size, size], interpolation=resampling(interpolation), antialias=True)
 
 
-def _decode(split: ImageSet, size: int, max_unreadable: float) -> tuple[ImageSet, list[str]]:
+def _decode(split: ImageSet, fit, max_unreadable: float) -> tuple[ImageSet, list[str]]:
     from torchvision.transforms import v2
 
-    fit = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
+    fit = v2.Compose([fit, v2.PILToTensor()])
     images, readable, bad = [], [], []
     for i in range(len(split)):
         try:

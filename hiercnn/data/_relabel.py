@@ -25,25 +25,25 @@ def relabelled(train: ImageSet, tree: Hierarchy, noise: LabelNoise | None, coars
             that would become coarse.
     """
     if noise is not None:
-        train = replace(train, labels=_noisy(train.labels, tree, noise, np.random.default_rng([seed, 3])))
+        train = replace(train, labels=_noisy(train, tree, noise, np.random.default_rng([seed, 3])))
     if coarse is not None:
         train = _coarsened(train, tree, coarse, np.random.default_rng([seed, 4]))
     return train
 
 
-def _noisy(labels: np.ndarray, tree: Hierarchy, noise: LabelNoise, rng: np.random.Generator) -> np.ndarray:
+def _noisy(train: ImageSet, tree: Hierarchy, noise: LabelNoise, rng: np.random.Generator) -> np.ndarray:
     """In every class the same share of images gets a wrong label, drawn evenly from the classes that `kind` allows."""
     cut = _cut(tree, noise, "label_noise")
     groups = np.zeros(tree.num_classes) if cut is None else cut.groups
-    wrong = labels.copy()
-    for label in range(tree.num_classes):
+    wrong = train.labels.copy()
+    for label, of_class in enumerate(train.members(tree.num_classes)):
         same = groups == groups[label]
         others = np.flatnonzero(same if noise.kind != "far" else ~same)
         others = others[others != label]
         if not len(others):
             cure = "choose another cut, or kind: uniform" if noise.kind == "near" else "there is no other class"
             raise DataError(f"data.label_noise: class '{tree.classes[label]}' is alone in its group of the cut; {cure}")
-        members = rng.permutation(np.flatnonzero(labels == label))
+        members = rng.permutation(of_class)
         chosen = members[: round(noise.share * len(members))]
         wrong[chosen] = rng.choice(others, len(chosen))
     return wrong
@@ -53,8 +53,8 @@ def _coarsened(train: ImageSet, tree: Hierarchy, coarse: CoarseLabels, rng: np.r
     """Of every class some images keep their label; the others are labelled with their group, or left out."""
     cut = _cut(tree, coarse, "coarse_labels")
     labels, chosen = train.labels.copy(), []
-    for label in range(tree.num_classes):
-        members = rng.permutation(np.flatnonzero(train.labels == label))
+    for label, of_class in enumerate(train.members(tree.num_classes)):
+        members = rng.permutation(of_class)
         kept = coarse.fine if isinstance(coarse.fine, int) else max(1, round(coarse.fine * len(members)))
         alone = cut.nodes[cut.groups[label]] == tree.leaf_nodes[label]  # its group says as much as its label
         chosen.append(members[:0] if alone else members[kept:])

@@ -23,22 +23,47 @@ def _area(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+class Mix(Settings):
+    """Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019) of training images, by timm; heads learn both labels too.
+
+    Attributes:
+        mixup, cutmix: α of the Beta(α, α) that the share of the first image is drawn from; 0 leaves that kind out.
+        prob: How often images are mixed at all.
+        switch_prob: How often by cutmix, if both are given.
+        mode: One share a `batch`, a `pair` of images, or an image (`elem`).
+    """
+
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    prob: Annotated[float, Field(gt=0, le=1)] = 1.0
+    switch_prob: Annotated[float, Field(ge=0, le=1)] = 0.5
+    mode: Literal["batch", "pair", "elem"] = "batch"
+
+    @model_validator(mode="after")
+    def _mixes(self):
+        if not self.mixup and not self.cutmix:
+            raise ValueError("give mixup or cutmix a number above 0, such as mixup: 0.2")
+        return self
+
+
 class Augment(Settings):
     """Augmentation of training images.
 
-    `crop` and `flip` alone run on whole batches on the training device; the others run on single images in a DataLoader.
+    `crop`, `flip` and `mix` run on whole batches on the training device; the others run on single images in a DataLoader.
 
     Attributes:
         crop: Random crop after zero padding by this many pixels on each side.
         flip: Random horizontal flip.
         resized_crop: Share of the area [least, most] of a random resized crop (torchvision's RandomResizedCrop).
         transforms: Further transforms of torchvision.transforms.v2 by name, `{name: RandAugment, num_ops: 2}`.
+        mix: See `Mix`.
     """
 
     crop: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
     resized_crop: Annotated[tuple[float, float], AfterValidator(_area)] | None = None
     transforms: list[dict[str, Any]] = Field(default_factory=list)
+    mix: Mix | None = None
 
     @property
     def needs_single_images(self) -> bool:
@@ -92,6 +117,7 @@ class DataSettings(Settings):
     Attributes:
         name: A registered data set; its own options stand beside these.
         image_size: Side in pixels; None keeps the size of images that come in memory (files need it).
+        interpolation: How images are resized to it, with antialiasing; by default bilinear, or as the pretrained weights want it.
         per_class: Training images kept of each class (a fixed subset by seed); None keeps all.
         imbalance: Images of the largest class ÷ images of the smallest: class i of C keeps imbalance^(−i/(C−1)) of its images, in the
             data set's class order (the exponential profile of Cui et al., CVPR 2019).
@@ -99,6 +125,8 @@ class DataSettings(Settings):
         val: Share or number of images of each class carved from train (the data set's own val, if any, joins train before), `given` for the
             data set's own, or `auto`: its own if it has every class, else a carved share of 0.1.
         seed: Seed of val, per_class, label_noise and coarse_labels; None takes the run's.
+        balance: Share of class balance in the draws of an epoch, which repeat images: a label comes up as often as
+            (number of its images)^(1 − balance) says; 1 draws all labels alike (Kang et al., ICLR 2020). 0 shows every image once.
         batch_size, eval_batch_size: Images a step.
         augment: See `Augment`.
         storage: `memory` decodes once to uint8, `files` reads through a DataLoader, `auto` takes memory below 1 GiB.
@@ -111,12 +139,14 @@ class DataSettings(Settings):
 
     name: str
     image_size: Annotated[int, Field(ge=2, le=8192)] | None = None
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] | None = None
     per_class: Count | None = None
     imbalance: Annotated[float, Field(gt=1)] | None = None
     label_noise: LabelNoise | None = None
     coarse_labels: CoarseLabels | None = None
     val: Annotated[int | float | str, BeforeValidator(_val)] = "auto"
     seed: Annotated[int, Field(ge=0)] | None = None
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     batch_size: Count = 128
     eval_batch_size: Count = 500
     augment: Augment = Augment()

@@ -124,15 +124,23 @@ def from_numbered_rows(rows: Iterable[tuple[int, Sequence[str]]], unit: str, *, 
 def from_folders(root: Path | str, *, meta: Mapping[str, object] | None = None) -> Hierarchy:
     """Build the tree that nested class folders form: a folder without sub-folders is a class.
 
+    Where `root` holds splits (`train` beside `val` or `test`, or alone), the tree is that of `train`. A class that is alone in a group
+    of its own name counts once.
+
     Raises:
         HierarchyError: `root` is no folder or has no sub-folders, or two folders of the tree share a name.
     """
     if not os.path.isdir(root):
         raise HierarchyError(f"{root} is not a folder")
+    tops = set(_folders_in(root))
+    if "train" in tops and (tops == {"train"} or tops & {"val", "test"}):
+        root = os.path.join(root, "train")
     parents: dict[str, str | None] = {}
     for folder, below, _ in os.walk(root, followlinks=True):  # a loop of links ends at its first repeated name
         below[:] = sorted(name for name in below if not name.startswith("."))
         above, name = os.path.split(os.path.relpath(folder, root))
+        if name == os.path.basename(above) and _folders_in(os.path.dirname(folder)) == [name]:
+            continue
         if name in parents:
             raise HierarchyError(f"two folders below {root} are called '{name}'; names must be unique in the tree")
         if name != os.curdir:
@@ -140,6 +148,10 @@ def from_folders(root: Path | str, *, meta: Mapping[str, object] | None = None) 
     if not parents:
         raise HierarchyError(f"{root} has no sub-folders, so there are no classes")
     return _from_parents(parents, None, None, meta)
+
+
+def _folders_in(folder: Path | str) -> list[str]:
+    return [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def _from_parents(

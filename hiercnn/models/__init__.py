@@ -1,21 +1,32 @@
 """Any timm backbone with hypernym heads that branch from its stages and fall away at inference."""
 
 from hiercnn.models._backbone import PLACES, create_backbone, seeded, stage_index, stages, tapped_forward
+from hiercnn.models._catalogue import BackboneInfo, Stage, backbone_names, describe_backbone
+from hiercnn.models._freeze import check_frozen_stage, freeze, parameters_up_to
 from hiercnn.models._heads import PoolHead, heads
 from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model, check_forward
 from hiercnn.models._node_scores import NODE_SCORES
+from hiercnn.models._weights import pretrained_config
 
 __all__ = [
     "NODE_SCORES",
     "PLACES",
+    "BackboneInfo",
     "HeadSpec",
     "HierarchicalModel",
     "Output",
     "PoolHead",
+    "Stage",
+    "backbone_names",
     "build_model",
     "check_forward",
+    "check_frozen_stage",
     "create_backbone",
+    "describe_backbone",
+    "freeze",
     "heads",
+    "parameters_up_to",
+    "pretrained_config",
     "seeded",
     "stage_index",
     "stages",

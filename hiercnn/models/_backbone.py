@@ -31,7 +31,8 @@ def create_backbone(
         stem: `default`, or `small`: for timm's ResNets a 3×3 stride-1 first convolution and no max pooling, which keeps 4× the
             resolution on images of 32–64 px.
         options: Further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
-        weights: What all but the classifier begins with: `timm`, a file, a run folder or `package:NAME`; None begins from scratch.
+        weights: What all but the classifier begins with: `timm`, a file, a run folder, `package:NAME`, `local-dir:DIR` or
+            `hf-hub:USER/NAME`; None begins from scratch.
 
     Raises:
         RecipeError: Unknown model (with a suggestion), options it does not take, a stem it does not have, or weights that do not fit.
@@ -54,9 +55,12 @@ def create_backbone(
             backbone = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **(options or {}))
         else:
             backbone = pretrained_backbone(name, weights, in_chans=in_chans, options=options or {})
-            backbone.reset_classifier(num_classes)
     except (TypeError, ValueError, AssertionError) as error:
         raise RecipeError(f"timm cannot build '{name}' with {dict(options or {})}: {error}") from error
+    if getattr(backbone, "num_classes", None) == 0 and not hasattr(backbone, "reset_classifier"):
+        raise RecipeError(f"'{name}' is an encoder without a classifier; choose another backbone (hiercnn models)")
+    if weights is not None:
+        backbone.reset_classifier(num_classes)
     if stem == "small":
         _use_small_stem(backbone, name, in_chans)
     return backbone

@@ -1,4 +1,4 @@
-"""Weights that a backbone begins with: those of a file, a run, a Python package, or timm's own. The classifier is always a new one."""
+"""Weights that a backbone begins with: of a file, a run, a package, a hub repository, or timm's own. The classifier is always a new one."""
 
 import pickle
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from hiercnn.errors import RecipeError, shorten
 
 TIMM = "timm"
 PACKAGE = "package:"
+HUBS = ("local-dir:", "hf-hub:")  # as timm names a folder and a repository of the Hugging Face hub
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -22,7 +23,8 @@ def pretrained_backbone(name: str, weights: str, *, in_chans: int, options: Mapp
 
     Args:
         weights: `timm`: timm's own, from its hub. A file of tensors alone, or a run folder. `package:NAME`: an installed Python package
-            that brings one such file; its tensors may have other names, if they are the model's one by one, in order.
+            that brings one such file; its tensors may have other names, if they are the model's one by one, in order. `local-dir:DIR`,
+            `hf-hub:USER/NAME`: what `hiercnn push` or timm wrote.
 
     Raises:
         RecipeError: Weights that are not there, hold code, or are of another architecture.
@@ -33,8 +35,11 @@ def pretrained_backbone(name: str, weights: str, *, in_chans: int, options: Mapp
         try:
             return timm.create_model(name, pretrained=True, in_chans=in_chans, **options)
         except (RuntimeError, OSError, ValueError) as error:
-            text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise RecipeError(f"timm cannot get weights of '{name}': {text}; fetch a file elsewhere and give its path") from error
+            raise RecipeError(
+                f"timm cannot get weights of '{name}': {_first_line(error)}; fetch a file elsewhere and give its path"
+            ) from error
+    if weights.startswith(HUBS):
+        return _of_hub(name, weights, in_chans=in_chans, options=options)
     state = read_weights(weights)
     if weights.startswith(PACKAGE):
         state = _in_order(state, timm.create_model(name, **options), weights)
@@ -47,6 +52,47 @@ def pretrained_backbone(name: str, weights: str, *, in_chans: int, options: Mapp
         raise RecipeError(f"{weights} holds no weights of '{name}'{_differences(state, own)}") from error
 
 
+def pretrained_config(name: str, weights: str) -> dict[str, object]:
+    """timm's configuration of pretrained weights (`mean`, `std`, `num_classes`, …): a hub repository's own, else that of timm's model.
+
+    Raises:
+        RecipeError: No repository there, or one of another architecture.
+    """
+    import timm
+    from huggingface_hub.errors import HTTPError
+    from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
+
+    if not weights.startswith(HUBS):
+        config = timm.get_pretrained_cfg(name)
+        return {} if config is None else config.to_dict()
+    hub, _, place = weights.partition(":")
+    try:
+        read = load_model_config_from_path if hub == "local-dir" else load_model_config_from_hf
+        config, architecture, _ = read(place)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, HTTPError) as error:
+        raise RecipeError(f"{weights}: no config.json of a timm model: {_first_line(error)}; `hiercnn push` writes one") from error
+    if architecture != timm.models.split_model_name_tag(name)[0]:
+        raise RecipeError(f"{weights} holds a '{architecture}', model.backbone is '{name}'; set model.backbone: {architecture}")
+    return config
+
+
+def _of_hub(name: str, weights: str, *, in_chans: int, options: Mapping[str, object]) -> nn.Module:
+    """The model that the recipe describes (not that of the repository's own options) with the tensors of a hub repository."""
+    import timm
+    from huggingface_hub.errors import HTTPError
+    from safetensors import SafetensorError
+
+    config = pretrained_config(name, weights)
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg=config, in_chans=in_chans, **options)
+    except (RuntimeError, OSError, EOFError, HTTPError, SafetensorError, pickle.UnpicklingError) as error:
+        raise RecipeError(f"{weights} holds no weights of '{name}' with the options {dict(options)}: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
 def read_weights(weights: str) -> dict[str, Tensor]:
     """Tensors by name from a file, a run folder (its last weights) or a package. Raises RecipeError if there are none."""
     from safetensors import SafetensorError
@@ -56,7 +102,9 @@ def read_weights(weights: str) -> dict[str, Tensor]:
     run = path.is_dir()
     path = path / "checkpoints" / "last.safetensors" if run else path
     if not path.is_file():
-        raise RecipeError(f"no weights in {path}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, or {PACKAGE}NAME")
+        raise RecipeError(
+            f"no weights in {path}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, {PACKAGE}NAME, or {HUBS[0]}DIR"
+        )
     if path.suffix not in SUFFIXES:
         raise RecipeError(f"{path}: weights are files that end in {', '.join(SUFFIXES)}")
     try:

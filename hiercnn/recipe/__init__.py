@@ -4,6 +4,7 @@ from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_mode
 from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
+from hiercnn.recipe._push import push_run
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
 
@@ -23,6 +24,7 @@ __all__ = [
     "find_recipe",
     "fit",
     "load_recipe",
+    "push_run",
     "recipes_folder",
     "report_cuts",
     "shipped_recipes",

@@ -1,5 +1,7 @@
 """From a recipe to the objects it names: hierarchy, data, model, task."""
 
+import numpy as np
+import torch
 from torch import nn
 
 from hiercnn.data import Data, Source, data_sets, prepare
@@ -103,9 +105,22 @@ def build_task(recipe: Recipe, data: Data, model: HierarchicalModel, taught: Hie
     if data.inner_labels and taught != data.hierarchy:
         raise RecipeError("images labelled with groups of the given tree cannot teach a clustered one; leave out hierarchy.cluster")
     loss = build_loss(recipe, taught, inner_labels=data.inner_labels)
+    tau = recipe.loss.logit_adjustment
+    adjustment = tau * torch.tensor(class_shares(data)).log().float() if tau else None
     if not model.specs:
-        return FlatTask(loss, recipe.loss.weight)
-    return HierarchicalTask(loss, recipe.loss.weight, heads=model.specs)
+        return FlatTask(loss, recipe.loss.weight, adjustment=adjustment)
+    return HierarchicalTask(loss, recipe.loss.weight, heads=model.specs, adjustment=adjustment)
+
+
+def class_shares(data: Data) -> np.ndarray:
+    """Share of each class of the training images [C]; an image labelled with a group counts evenly for the group's classes."""
+    tree = data.hierarchy
+    counts = np.bincount(data.train.labels, minlength=tree.num_nodes)
+    shares = counts[: tree.num_classes].astype(float)
+    for label in np.flatnonzero(counts[tree.num_classes :]) + tree.num_classes:
+        leaves = tree.leaves(tree.label_nodes[label])
+        shares[leaves] += counts[label] / len(leaves)
+    return shares / shares.sum()
 
 
 def _head_spec(head: HeadSettings, hierarchy: Hierarchy, seed: int) -> HeadSpec:

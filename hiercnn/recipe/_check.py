@@ -8,10 +8,10 @@ from torch import nn
 from hiercnn.data import groups_to_relabel, named_transform
 from hiercnn.errors import HierCNNError, RecipeError
 from hiercnn.hierarchy import Hierarchy
-from hiercnn.models import create_backbone, seeded, stage_index, stages
+from hiercnn.models import check_frozen_stage, create_backbone, seeded, stage_index, stages
 from hiercnn.recipe._build import PYTHON, build_hierarchy, build_loss, head_cut, report_cuts, taught_hierarchy
 from hiercnn.recipe._schema import HeadSettings, Recipe
-from hiercnn.train import make_optimizer, make_scheduler, weight_at
+from hiercnn.train import frozen_stages, make_optimizer, make_scheduler, weight_at
 
 Problem = tuple[str, str]  # dotted path, what is wrong
 CLUSTER = "hierarchy.cluster"
@@ -43,6 +43,9 @@ def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None
     if recipe.model.backbone != PYTHON:
         options = {"stem": recipe.model.stem, "options": recipe.model.options, "weights": recipe.model.weights}
         trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
+    for epoch, stage in frozen_stages(recipe.train.freeze).items() if trunk is not None else ():
+        path = f"train.freeze.steps.{epoch}" if hasattr(recipe.train.freeze, "steps") else "train.freeze"
+        _attempt(problems, path, check_frozen_stage, trunk, stage, recipe.model.backbone)
     for number, head in enumerate(recipe.model.heads):
         path = f"model.heads[{number}]"
         if trunk is not None:
@@ -58,6 +61,8 @@ def _check_labels(problems: list[Problem], recipe: Recipe, tree: Hierarchy, taug
         problems.append(
             ("loss.name", f"{recipe.loss.name} trains scores of all nodes, read in its own way; set model.classifier: {fitting}")
         )
+    if recipe.loss.logit_adjustment and getattr(loss, "scores", "leaf") != "leaf":
+        problems.append(("loss.logit_adjustment", f"is for losses of leaf logits; {recipe.loss.name} scores nodes"))
     for name in ("label_noise", "coarse_labels"):
         if getattr(recipe.data, name) is not None:
             _attempt(problems, f"data.{name}.cut", groups_to_relabel, tree, getattr(recipe.data, name))
@@ -71,6 +76,13 @@ def _check_training(problems: list[Problem], recipe: Recipe) -> None:
         _attempt(problems, "schedule", make_scheduler, optimizer, recipe.schedule, recipe.epochs, 10)
     for number, transform in enumerate(recipe.data.augment.transforms):
         _attempt(problems, f"data.augment.transforms[{number}]", named_transform, transform)
+    if recipe.data.augment.mix is not None and recipe.data.batch_size < 2:
+        problems.append(("data.augment.mix", "needs batches of at least two images"))
+    average = recipe.checkpoints.average
+    if average is not None and average > recipe.epochs:
+        problems.append(("checkpoints.average", f"wants {average} epochs, and there are {recipe.epochs}"))
+    if recipe.eval.test_weights == "average" and average is None:
+        problems.append(("eval.test_weights", "average needs checkpoints.average, the number of epochs to average"))
     if weight_at(recipe.loss.weight, recipe.epochs - 1) == 0:
         problems.append(("loss.weight", "ends at 0; the last phase must train the leaf"))
 

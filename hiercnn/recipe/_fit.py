@@ -58,12 +58,17 @@ class Run(RunFolder):
         return load_recipe(raw, check=False, trust_imports=self.trust_imports)
 
     @property
-    def channels(self) -> int:
-        """Channels of its images."""
+    def start(self) -> dict:
+        """The opening event: sizes of the splits, channels, mean, std and more."""
         start = next((event for event in self.events if event["event"] == "start"), None)
         if start is None:
             raise CheckpointError(f"the run in {self.path} has not begun; delete that folder")
-        return start["channels"]
+        return start
+
+    @property
+    def channels(self) -> int:
+        """Channels of its images."""
+        return self.start["channels"]
 
     @property
     def digest(self) -> str:

@@ -18,12 +18,13 @@ from hiercnn.data import data_sets
 from hiercnn.errors import RecipeError, did_you_mean
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses import losses
-from hiercnn.models import heads
+from hiercnn.models import heads, pretrained_config
 from hiercnn.recipe._check import Problem, find_problems, report
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import apply_overrides, find_recipe, read_recipe_file
 from hiercnn.registry import Registry
 
+OF_WEIGHTS = ("image_size", "interpolation", "mean", "std")  # keys of data that pretrained weights know best
 SET_BY_RUN = frozenset({"inner_labels", "seed"})  # options of losses that are not the recipe's to choose
 
 
@@ -66,21 +67,21 @@ def load_recipe(
             checkable, tree_failed=any(path.startswith("hierarchy") for path, _ in problems), stand_in=stand_in
         )
     report(where, problems)
-    return _normalised_as_pretrained(loaded)
+    return _as_pretrained(loaded)
 
 
-def _normalised_as_pretrained(recipe: Recipe) -> Recipe:
-    """With the mean and standard deviation that pretrained weights were trained with, where the recipe gives none."""
-    if recipe.model.weights is None or (recipe.data.mean is not None and recipe.data.std is not None):
+def _as_pretrained(recipe: Recipe) -> Recipe:
+    """With the image size, interpolation, mean and standard deviation that belong to pretrained weights, where the recipe gives none."""
+    if recipe.model.weights is None or all(getattr(recipe.data, key) is not None for key in OF_WEIGHTS):
         return recipe
-    import timm
-
-    config = timm.get_pretrained_cfg(recipe.model.backbone)
-    theirs = {"mean": getattr(config, "mean", None), "std": getattr(config, "std", None)}
     run = Path(recipe.model.weights, "recipe.yaml")
     if run.is_file():
-        theirs = {key: (read_recipe_file(run).get("data") or {}).get(key) for key in theirs}
-    missing = {key: list(value) for key, value in theirs.items() if value is not None and getattr(recipe.data, key) is None}
+        theirs = read_recipe_file(run).get("data") or {}
+    else:
+        config = pretrained_config(recipe.model.backbone, recipe.model.weights)
+        theirs = config | {"image_size": config["input_size"][-1]} if config.get("input_size") else config
+    missing = {key: theirs[key] for key in OF_WEIGHTS if theirs.get(key) is not None and getattr(recipe.data, key) is None}
+    missing |= {key: list(missing[key]) for key in ("mean", "std") if key in missing}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=missing)})
 
 

@@ -109,9 +109,9 @@ class ModelSettings(Settings):
         classifier: `linear`; `path_sum`: the row of a class is the sum of the rows of the nodes on its path; `conditional`, `margin`: a row
             for every node, which the losses conditional_nll and margin_nll need.
         options: Further arguments of timm.create_model.
-        weights: What the backbone begins with: `timm` (its pretrained weights, downloaded), a file of tensors, a run folder, or
-            `package:NAME` (an installed Python package). null begins from scratch. With weights, data.mean and data.std are theirs unless
-            given.
+        weights: What the backbone begins with: `timm` (its pretrained weights, downloaded), a file of tensors, a run folder,
+            `package:NAME` (an installed Python package), `local-dir:DIR` or `hf-hub:USER/NAME` (what `hiercnn push` or timm wrote). null
+            begins from scratch. With weights, data.mean and data.std are theirs unless given.
         heads: Hypernym heads; none is the flat model.
     """
 
@@ -129,12 +129,15 @@ class LossSettings(Settings):
     Attributes:
         name: A registered loss of the leaf logits; its own options stand beside these.
         weight: Its weight, constant or scheduled; must not end at zero.
+        logit_adjustment: τ for long tails (Menon et al., ICLR 2021): while training, τ times the log of each class's share of the training
+            images is added to its leaf logit; 0 adds nothing.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str = "cross_entropy"
     weight: Weight = 1.0
+    logit_adjustment: Annotated[float, Field(ge=0)] = 0.0
 
 
 class SearchRange(Settings):

@@ -6,7 +6,7 @@ from hiercnn.train._environment import PACKAGES, device_name, git_commit, pick_d
 from hiercnn.train._evaluate import evaluate
 from hiercnn.train._optim import make_optimizer, make_scheduler
 from hiercnn.train._run import RunFolder, atomic_file
-from hiercnn.train._settings import Linear, OptimSettings, RunSettings, Steps, Weight, weight_at
+from hiercnn.train._settings import Linear, OptimSettings, RunSettings, Steps, Weight, frozen_stages, weight_at
 from hiercnn.train._signals import StopRequest, stop_on_signals
 from hiercnn.train._task import FlatTask, HierarchicalTask
 from hiercnn.train._trainer import Trainer
@@ -27,6 +27,7 @@ __all__ = [
     "atomic_file",
     "device_name",
     "evaluate",
+    "frozen_stages",
     "git_commit",
     "load_weights",
     "make_display",

@@ -16,7 +16,9 @@ class OptimSettings(Settings):
 
     Attributes:
         name: An optimiser of timm (`sgd` is Nesterov's; `momentum`, `adamw`, …).
-        lr, momentum, weight_decay: As timm uses them; biases and norms are not decayed.
+        lr, momentum, weight_decay: As timm uses them; biases, norms and what the backbone exempts are not decayed.
+        head_lr: Learning rate of the hypernym heads; None takes `lr`. Schedules scale it alike.
+        layer_decay: Factor of the backbone's learning rate from each layer to the one below, by timm's grouping; the classifier has `lr`.
         clip_norm: Largest gradient norm of the backbone, and of the heads; or None.
         options: Further arguments of the optimiser.
     """
@@ -25,6 +27,8 @@ class OptimSettings(Settings):
     lr: Positive = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-4
+    head_lr: Positive | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     clip_norm: Positive | None = None
     options: dict[str, Any] = {}
 
@@ -46,6 +50,33 @@ class ScheduleSettings(Settings):
     options: dict[str, Any] = {}
 
 
+class FreezeSteps(Settings):
+    """`{steps: {0: late, 2: early, 4: none}}`: up to which stage the backbone keeps still, from that epoch (0-based) on."""
+
+    steps: dict[Annotated[int, Field(ge=0)], int | str]
+
+
+def _stage_or_steps(value: object) -> str:
+    return "steps" if isinstance(value, dict | FreezeSteps) else "stage"
+
+
+Freeze = Annotated[
+    Annotated[int | str, Tag("stage")] | Annotated[FreezeSteps, Tag("steps")],
+    Discriminator(_stage_or_steps),
+]
+
+
+def frozen_stages(freeze: int | str | FreezeSteps | None) -> dict[int, int | str]:
+    """{epoch: the stage up to which the backbone is frozen from it on, or `none`}."""
+    return freeze.steps if isinstance(freeze, FreezeSteps) else {} if freeze is None else {0: freeze}
+
+
+def frozen_stage(freeze: int | str | FreezeSteps | None, epoch: int) -> int | str:
+    """The stage up to which the backbone is frozen in a 0-based epoch, or `none`."""
+    steps = frozen_stages(freeze)
+    return steps[max(begun)] if (begun := [start for start in steps if start <= epoch]) else "none"
+
+
 class TrainSettings(Settings):
     """How the model is trained.
 
@@ -56,6 +87,10 @@ class TrainSettings(Settings):
         accumulate: Batches whose gradients are averaged into one optimiser step.
         compile: Whether to run the model through torch.compile.
         ema: Decay of the moving average of the weights that is evaluated; None evaluates the weights themselves.
+        freeze: The stage up to which the backbone keeps still, batch norm's statistics too: an index, early, middle, late, or `all` (all
+            but the classifier); or {steps: {0: late, 2: early, 4: none}} to let it go stage by stage. Heads learn in any case.
+        grad_checkpointing: Compute activations again in the backward pass rather than keep them, where timm's model can; batch norm sees
+            its batches twice then.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -64,6 +99,8 @@ class TrainSettings(Settings):
     accumulate: Count = 1
     compile: bool = False
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    freeze: Freeze | None = None
+    grad_checkpointing: bool = False
 
 
 class EvalSettings(Settings):
@@ -73,14 +110,14 @@ class EvalSettings(Settings):
         every: Epochs between evaluations; the last epoch is always evaluated.
         train_subset: Training images of a fixed, unaugmented subset for the train–val gap.
         test: Whether to read the test split once, after the last epoch.
-        test_weights: Weights of the test: `last`, or `best` by val.
+        test_weights: Weights of the test: `last`, `best` by val, or `average` (see `checkpoints.average`).
         predictions: Whether to write the `predictions/` folder.
     """
 
     every: Count = 1
     train_subset: Count = 1000
     test: bool = True
-    test_weights: Literal["last", "best"] = "last"
+    test_weights: Literal["last", "best", "average"] = "last"
     predictions: bool = True
 
 
@@ -89,9 +126,11 @@ class CheckpointSettings(Settings):
 
     Attributes:
         keep: `last+best`, or `log`: also the weights at log-spaced steps of the first two epochs and after each epoch.
+        average: Number of last epochs whose weights are averaged into `average.safetensors`, which is evaluated on val; None averages none.
     """
 
     keep: Literal["last+best", "log"] = "last+best"
+    average: Annotated[int, Field(ge=2)] | None = None
 
 
 class LoggingSettings(Settings):

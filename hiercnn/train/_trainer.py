@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiercnn.data import Batch, Data, DataSettings, keyed_seed, make_loader
-from hiercnn.errors import CheckpointError, DataError, Interrupted, TrainingError, shorten
+from hiercnn.data import Batch, Data, DataSettings, Mixer, keyed_seed, make_loader
+from hiercnn.errors import CheckpointError, DataError, Interrupted, RecipeError, TrainingError, shorten
 from hiercnn.hierarchy import Cut
 from hiercnn.models import HierarchicalModel
 from hiercnn.train._checkpoint import load_state, load_training_state, load_weights, save_state, save_weights
 from hiercnn.train._display import QuietDisplay, make_display
 from hiercnn.train._environment import describe_environment, pick_device, pick_precision
 from hiercnn.train._evaluate import PredictionLog, evaluate
-from hiercnn.train._optim import make_optimizer, make_scheduler
+from hiercnn.train._freezer import Freezer
+from hiercnn.train._optim import learning_rate, make_optimizer, make_scheduler
 from hiercnn.train._run import RunFolder
 from hiercnn.train._settings import RunSettings
 from hiercnn.train._signals import StopRequest, stop_on_signals
@@ -68,6 +69,8 @@ class Trainer:
         display: QuietDisplay | None = None,
     ):
         _check_model(model, data)
+        if settings.train.grad_checkpointing:
+            _checkpoint_gradients(model)
         self.settings, self.run, self.data, self.cuts = settings, run, data, list(cuts)
         self.recipe_text = recipe_text
         self.display = display or make_display(settings.logging.display)
@@ -78,8 +81,10 @@ class Trainer:
         self.network = torch.compile(self.model) if settings.train.compile else self.model
         self.task = task.to(self.device)
         self._make_loaders(data_settings)
+        self.mixer = Mixer(data_settings.augment.mix) if data_settings.augment.mix else None
         self.updates_per_epoch = -(-len(self.train_loader) // settings.train.accumulate)
         self.optimizer = make_optimizer(self.model, settings.optim)
+        self.freezer = Freezer(self.model, settings.train.freeze)
         self.scheduler = make_scheduler(self.optimizer, settings.schedule, settings.epochs, self.updates_per_epoch)
         self.ema = self._make_ema()
         self.progress = Progress()
@@ -140,6 +145,7 @@ class Trainer:
         batches = len(self.train_loader)
         began = time.perf_counter()
         for batch in self.train_loader.epoch(progress.epoch, progress.batch):
+            self.freezer.set(progress.epoch, batch.images.shape)
             first = progress.batch - progress.batch % accumulate
             if len(batch.labels):  # none is left where every image was unreadable
                 self._backward(batch, share=1 / min(accumulate, batches - first))
@@ -156,9 +162,12 @@ class Trainer:
             self._obey(stop)
 
     def _backward(self, batch: Batch, share: float) -> None:
+        images, labels = batch.images, batch.labels
+        if self.mixer is not None:
+            images, labels = self.mixer(images, labels, keyed_seed(self.settings.seed, self.progress.epoch, 5, self.progress.batch))
         with self._autocast():
-            output = self.network(batch.images)
-        loss, terms = self.task(output, batch.labels, self.progress.epoch)
+            output = self.network(images)
+        loss, terms = self.task(output, labels, self.progress.epoch)
         detached = {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
         self._unchecked.append((self.progress.batch, batch.indices, detached))
         if self.device.type == "cpu" or len(self._unchecked) == 20:  # on a GPU each look at a value waits for it
@@ -186,6 +195,8 @@ class Trainer:
         last = progress.epoch == settings.epochs
         if progress.epoch % settings.eval.every == 0 or last:
             self._evaluate_epoch(last)
+        if progress.epoch in self._averaged_epochs():
+            self._save_weights(_of_epoch(progress.epoch))
         self._save()
 
     def _evaluate_epoch(self, last: bool) -> None:
@@ -211,7 +222,7 @@ class Trainer:
             "epoch": progress.epoch,
             "step": progress.update,
             "images": progress.images,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate(self.optimizer),
             "train": {name: total / batches for name, total in progress.sums.items()},
             "weights": self.task.weights(progress.epoch - 1),
             "val": val,
@@ -226,9 +237,10 @@ class Trainer:
         settings, progress = self.settings, self.progress
         end = {"event": "end", "epochs": progress.epoch, "steps": progress.update, "images": progress.images}
         end |= {"val": self.run.metrics[-1]["val"], "best_epoch": progress.best_epoch, "best_val": progress.best}
+        if settings.checkpoints.average is not None:
+            end["average_val"] = self._average()
         if settings.eval.test and self.data.test is not None:
-            if settings.eval.test_weights == "best":
-                load_weights(self.run.checkpoints / "best.safetensors", self._evaluated(), self.data.hierarchy)
+            load_weights(self.run.checkpoints / f"{settings.eval.test_weights}.safetensors", self._evaluated(), self.data.hierarchy)
             predictions = PredictionLog(self.cuts, full=True) if settings.eval.predictions else None
             began = time.perf_counter()
             end["test"] = self._evaluate(self._loader(self.data.test), predictions)
@@ -237,6 +249,28 @@ class Trainer:
                 predictions.save(self.run.predictions / "test.npz", self.data.test.ids)
         end["seconds"] = {"train": round(progress.train_seconds, 3), "eval": round(progress.eval_seconds, 3)}
         self._log(end | {"peak_memory_mib": self._peak_memory()})
+        for epoch in self._averaged_epochs():
+            (self.run.checkpoints / f"{_of_epoch(epoch)}.safetensors").unlink(missing_ok=True)
+
+    def _averaged_epochs(self) -> range:
+        """The last epochs, whose weights are kept until the end and averaged then."""
+        epochs = self.settings.epochs
+        return range(epochs - (self.settings.checkpoints.average or 0) + 1, epochs + 1)
+
+    def _average(self) -> dict[str, object]:
+        """Write the mean of the last epochs' weights (and batch norm statistics), and return what it is worth on val."""
+        model, folder, began = self._evaluated(), self.run.checkpoints, time.perf_counter()
+        total: dict[str, Tensor] = {}
+        for epoch in self._averaged_epochs():
+            load_weights(folder / f"{_of_epoch(epoch)}.safetensors", model, self.data.hierarchy)
+            for name, tensor in model.state_dict().items():
+                total[name] = total[name] + tensor.double() if name in total else tensor.double()
+        count = len(self._averaged_epochs())
+        model.load_state_dict({name: (total[name] / count).to(tensor.dtype) for name, tensor in model.state_dict().items()})
+        self._save_weights("average")
+        value = self._evaluate(self.val_loader)
+        self.progress.eval_seconds += time.perf_counter() - began
+        return value
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
@@ -379,6 +413,7 @@ class Trainer:
             **self.train_loader.normalise.facts,
             "classes": self.data.hierarchy.num_classes,
             "channels": self.data.channels,
+            "input_size": _input_size(self.data, self._loader_options["settings"].image_size),
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
 
@@ -396,6 +431,24 @@ class Trainer:
         levels = [f"{100 * accuracy[name]:.1f}" for name in self._levels()]
         total = f"{seconds['train'] + seconds['eval']:.0f}"
         return [str(event["epoch"]), f"{event['lr']:.4g}", f"{event['train']['loss']:.3f}", *levels, f"{100 * gap:+.1f}", speed, total]
+
+
+def _of_epoch(epoch: int) -> str:
+    return f"epoch-{epoch:04d}"
+
+
+def _checkpoint_gradients(model: HierarchicalModel) -> None:
+    try:
+        model.backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):
+        raise RecipeError("this backbone cannot recompute its activations; leave out train.grad_checkpointing") from None
+
+
+def _input_size(data: Data, side: int | None) -> list[int] | None:
+    """[channels, H, W] of the images that the model gets; None where a Dataset gives them in sizes of its own."""
+    if data.train.images is not None:
+        return list(data.train.images.shape[1:])
+    return None if side is None else [data.channels, side, side]
 
 
 def _check_model(model: HierarchicalModel, data: Data) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pictures import noise, settings
 
 from hiercnn.data import Augment, BatchLoader, SampleLoader, in_memory, keyed_seed, make_loader
-from hiercnn.data._loader import shift_and_flip
+from hiercnn.data._loader import balanced_order, shift_and_flip
 from hiercnn.errors import DataError, HierCNNError, RecipeError, ShapeError
 
 IMAGES = in_memory(noise(23), np.arange(23) % 5, "train")
@@ -36,7 +36,7 @@ def by_index(batches) -> dict[int, torch.Tensor]:
 
 def in_batches(made, *batches):
     """The loader, with these batches in every epoch."""
-    made.batches = lambda epoch=0: [torch.tensor(batch) for batch in batches]
+    made.batches = lambda epoch=0: [(torch.tensor(batch),) * 2 for batch in batches]
     return made
 
 
@@ -117,6 +117,29 @@ def test_last_partial_batch_is_dropped_only_where_there_is_a_full_one(augment, b
 
 def test_length_of_an_eval_epoch_counts_the_partial_batch():
     assert [len(loader(train=False, eval_batch_size=size)) for size in (4, 23, 24)] == [6, 1, 1]
+
+
+@AUGMENTS
+def test_balanced_draws_repeat_images_of_rare_labels_with_draws_of_their_own(augment):
+    rare = in_memory(noise(40), np.array([0] * 36 + [1] * 4), "train")
+    batches = list(loader(augment, images=rare, balance=1.0, batch_size=40).epoch(0))
+    (batch,) = batches
+    drawn = batch.indices.tolist()
+    repeated = next(index for index in drawn if index >= 36 and drawn.count(index) > 1)
+    copies = [image for index, image in zip(drawn, batch.images, strict=True) if index == repeated]
+    assert len(torch.stack(copies).unique(dim=0)) > 1
+    check_same(batches, loader(augment, images=rare, balance=1.0, batch_size=40).epoch(0))
+
+
+@pytest.mark.parametrize(("balance", "share"), [(0.25, 8 / 9), (0.5, 4 / 5), (1.0, 1 / 2)])
+def test_labels_are_drawn_as_balance_says_and_images_of_a_label_alike(balance, share):
+    labels = np.tile([5, 2] + 15 * [5], 2000)  # 16 : 1
+    order = balanced_order(labels, balance, seed=3).numpy()
+    assert len(order) == len(labels)
+    assert (labels[order] == 5).mean() == pytest.approx(share, abs=0.01)
+    for label in (2, 5):
+        times = np.bincount(order[labels[order] == label], minlength=len(labels))[labels == label]
+        assert times.mean() == pytest.approx(times.var(), rel=0.1)  # Poisson: no image is favoured
 
 
 def test_ids_name_the_images():

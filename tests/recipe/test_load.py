@@ -115,6 +115,22 @@ def test_all_problems_come_together_with_paths_and_suggestions():
             "data.label_noise.cut: groups=50: the tree has 36",
         ),
         ({"data": {"name": "synthetic", "coarse_labels": {"fine": 2, "cut": 1}}}, "data.coarse_labels.cut: needs groups above the leaves"),
+        ({"epochs": 3, "checkpoints": {"average": 4}}, "checkpoints.average: wants 4 epochs, and there are 3"),
+        ({"eval": {"test_weights": "average"}}, "eval.test_weights: average needs checkpoints.average"),
+        ({"data": {"name": "synthetic", "augment": {"mix": {"prob": 0.5}}}}, "data.augment.mix: give mixup or cutmix a number above 0"),
+        (
+            {"data": {"name": "synthetic", "batch_size": 1, "augment": {"mix": {"mixup": 1}}}},
+            "data.augment.mix: needs batches of at least two images",
+        ),
+        (
+            {
+                "loss": {"name": "conditional_nll", "logit_adjustment": 1},
+                "model": {"backbone": "resnet_small", "classifier": "conditional"},
+            },
+            "loss.logit_adjustment: is for losses of leaf logits; conditional_nll scores nodes",
+        ),
+        ({"train": {"freeze": "erly"}}, "train.freeze: unknown stage 'erly'; did you mean 'early'"),
+        ({"optim": {"layer_decay": 1.5}}, "optim.layer_decay: should be less than or equal to 1"),
         ({"nmae": "x"}, "nmae: unknown key; did you mean 'name'?"),
         ({"name": "../up"}, "name: "),
     ],
@@ -165,7 +181,12 @@ def test_imports_need_trust_and_register_new_things(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="imports code: my_losses.*--trust-imports"):
         load_recipe(raw)
     assert "my_losses" not in sys.modules
-    assert load_recipe(raw, trust_imports=True).plain()["loss"] == {"name": "scaled_for_test", "weight": 1.0, "scale": 3.0}
+    assert load_recipe(raw, trust_imports=True).plain()["loss"] == {
+        "name": "scaled_for_test",
+        "weight": 1.0,
+        "logit_adjustment": 0.0,
+        "scale": 3.0,
+    }
     assert sys.path == before
     with pytest.raises(RecipeError, match="cannot import 'no_such_module'"):
         load_recipe(GOOD | {"imports": ["no_such_module"]}, trust_imports=True)

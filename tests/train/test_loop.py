@@ -12,7 +12,8 @@ import hiercnn.losses
 from hiercnn import fit
 from hiercnn.errors import DataError, RecipeError, TrainingError
 from hiercnn.hierarchy import builtin
-from hiercnn.models import HierarchicalModel, build_model
+from hiercnn.models import HeadSpec, HierarchicalModel, build_model, create_backbone
+from hiercnn.recipe import Run, build_data, build_hierarchy, build_source, build_trainer
 from hiercnn.train import RunFolder, load_weights
 from hiercnn.train._evaluate import exact_scores
 
@@ -149,6 +150,68 @@ def test_best_weights_can_be_tested(tmp_path):
     accuracies = [event["val"]["accuracy"]["leaf"] for event in run.metrics]
     assert run.end["best_val"] == max(accuracies)
     assert run.end["best_epoch"] == 1 + int(np.argmax(accuracies))
+
+
+def test_averaged_epochs_are_the_mean_of_their_weights(tmp_path):
+    kept = fit(tiny("checkpoints.keep=log", "epochs=3"), run_dir=tmp_path / "kept")
+    run = fit(tiny("checkpoints.average=2", "eval.test_weights=average", "epochs=3"), run_dir=tmp_path / "run")
+    assert_same_weights(run, kept)
+    two, three = (kept.load_model(f"step-{step:08d}").state_dict() for step in (10, 15))
+    for name, tensor in run.load_model("average").state_dict().items():
+        torch.testing.assert_close(tensor, ((two[name].double() + three[name].double()) / 2).to(tensor.dtype), msg=name)
+    assert run.end["average_val"]["nll"] != run.end["val"]["nll"]
+    assert run.end["test"]["nll"] != kept.end["test"]["nll"]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == [
+        *("average.safetensors", "best.safetensors", "last.safetensors", "state.pt")
+    ]
+
+
+def test_an_average_leaves_the_test_of_the_last_weights_alone(tmp_path):
+    plain, run = (fit(tiny(*more), run_dir=tmp_path / str(len(more))) for more in ((), ("checkpoints.average=2",)))
+    assert run.end["test"] == plain.end["test"]
+    assert_same_weights(run, plain)
+
+
+def assert_same_weights(run, other) -> None:
+    """The last ones."""
+    one, two = (each.model.state_dict() for each in (run, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_recomputed_activations_give_the_same_gradients_in_less_memory(heads):
+    tree = builtin("synthetic")
+    images, kept, grads = torch.randn(4, 3, 64, 64), {}, {}
+    for again in (False, True):
+        model = build_model("resnet18", tree, [HeadSpec("early", tree.cut(groups=3))] if heads else [])
+        model.backbone.set_grad_checkpointing(again)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: s.append(t.nbytes) or t, lambda t: t):
+            output = model(images)
+        (output.leaf.square().sum() + sum(head.square().sum() for head in output.heads.values())).backward()
+        kept[again], grads[again] = sum(saved), [p.grad for p in model.parameters()]
+    assert kept[True] < 0.6 * kept[False]
+    for one, other in zip(grads[False], grads[True], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_recomputing_is_switched_on_by_the_recipe(tmp_path):
+    with pytest.raises(RecipeError, match="cannot recompute its activations; leave out train.grad_checkpointing"):
+        fit(tiny("train.grad_checkpointing=true"), run_dir=tmp_path / "plain", model=Plain())
+    recipe = tiny("train.grad_checkpointing=true")
+    data = build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
+    model = create_backbone("resnet18", 36)
+    build_trainer(recipe, data, Run(tmp_path / "run"), model)
+    assert model.grad_checkpointing
+
+
+@pytest.mark.parametrize("mode", ["batch", "elem"])
+def test_mixed_images_teach_leaf_and_heads(tmp_path, mode):
+    mixed = fit(tiny(BRANCHES, f"data.augment.mix={{mixup: 1, cutmix: 1, mode: {mode}}}"), run_dir=tmp_path / "mixed")
+    plain = fit(tiny(BRANCHES), run_dir=tmp_path / "plain")
+    for term in ("cross_entropy", "head/stage0_3", "head/stage1_9"):
+        assert mixed.metrics[-1]["train"][term] > plain.metrics[-1]["train"][term]
+    assert mixed.metrics[-1]["val"]["images"] == plain.metrics[-1]["val"]["images"]
 
 
 def test_evaluates_every_second_epoch_and_the_last(tmp_path):

@@ -18,6 +18,10 @@ from hiercnn.train._checkpoint import save_state
 DROPOUT = "model.options={drop_rate: 0.5}"
 PLAIN = (DROPOUT, BRANCHES, "epochs=3")
 FULL = (*PLAIN, "train.accumulate=2", "train.ema=0.9", "optim.clip_norm=1", "schedule.warmup_epochs=1", "checkpoints.keep=log")
+TUNED = (
+    *(BRANCHES, "epochs=3", "train.freeze={steps: {0: all, 1: 0, 2: none}}", "optim.layer_decay=0.5", "optim.head_lr=0.2"),
+    *("data.balance=0.5", "data.augment.mix={mixup: 0.3, cutmix: 1, mode: pair}", "loss.logit_adjustment=1", "checkpoints.average=2"),
+)
 SINGLE = (DROPOUT, "epochs=3", "data.image_size=16", "data.augment.transforms=[{name: RandomGrayscale}]")  # through a DataLoader
 
 
@@ -50,7 +54,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 3), (3, BATCHES - 1)])
-@pytest.mark.parametrize("overrides", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("overrides", [PLAIN, FULL, TUNED], ids=["plain", "full", "tuned"])
 def test_stopped_within_an_epoch(undisturbed, tmp_path, overrides, epoch, batch, number):
     recipe = tiny(*overrides)
     with pytest.raises(Interrupted, match="everything is saved in .* Go on with the same command and --resume") as caught:

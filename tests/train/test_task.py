@@ -10,7 +10,9 @@ from hiercnn.errors import RecipeError
 from hiercnn.hierarchy import from_nested
 from hiercnn.losses import CrossEntropy, LevelNLL, SoftLabels
 from hiercnn.models import HeadSpec, Output
+from hiercnn.ops import Mixed
 from hiercnn.recipe import build_data, build_hierarchy, build_recipe_model, build_source, build_task
+from hiercnn.recipe._build import class_shares
 from hiercnn.train import FlatTask, HierarchicalTask, Linear, Steps
 
 TREE = from_nested({"animal": {"pet": ["cat", "dog"], "wild": {"big": ["wolf"]}}, "car": None}, ["car", "wolf", "cat", "dog"])
@@ -101,6 +103,40 @@ def test_coarse_labels_are_left_out_of_a_head_that_is_not_distilled():
     assert terms["head/three"].item() == pytest.approx(
         nn.functional.cross_entropy(out.heads["three"][:1], torch.tensor([THREE.groups[TREE.label("cat")]])).item()
     )
+
+
+def test_a_head_learns_both_labels_of_a_mixed_image_by_their_shares():
+    """A loop over pairs, in float64; a label that is coarser than the head's cut counts nothing."""
+    specs = {"two": HeadSpec(0, TWO), "three": HeadSpec(0, THREE)}
+    out, share = output(specs), torch.linspace(0, 1, TREE.num_nodes)
+    labels = Mixed(ALL, ALL.flip(0), share)
+    terms = HierarchicalTask(CrossEntropy(TREE, inner_labels=True), heads=specs)(out, labels, 0)[1]
+    for name, spec in specs.items():
+        losses, counted = 0.0, 0.0
+        for i, row in enumerate(out.heads[name].detach().double().numpy()):
+            for label, part in ((labels.first[i], share[i].item()), (labels.second[i], 1 - share[i].item())):
+                group = spec.cut.label_groups[label]
+                losses -= part * np.log(softmax(row)[group]) if group >= 0 else 0
+                counted += part * (group >= 0)
+        assert terms[f"head/{name}"].item() == pytest.approx(losses / counted, rel=1e-6)
+
+
+def test_pairs_of_equal_labels_are_those_labels():
+    specs = {"three": HeadSpec(0, THREE, distill=0.3)}
+    task, out = HierarchicalTask(CrossEntropy(TREE, inner_labels=True), heads=specs), output(specs)
+    plain, paired = (task(out, labels, 0)[1] for labels in (ALL, Mixed(ALL, ALL, torch.rand(len(ALL)))))
+    assert {name: term.item() for name, term in paired.items()} == pytest.approx({name: term.item() for name, term in plain.items()})
+
+
+def test_adjusted_logits_teach_the_leaf_and_leave_heads_and_output_alone():
+    specs, adjustment = {"two": HeadSpec(0, TWO)}, torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
+    out, labels = output(specs, 4), torch.arange(4)
+    before = out.leaf.detach().clone()
+    plain, adjusted = (HierarchicalTask(CrossEntropy(TREE), heads=specs, adjustment=a)(out, labels, 0)[1] for a in (None, adjustment))
+    wanted = nn.functional.cross_entropy(out.leaf + adjustment, labels)
+    assert adjusted["cross_entropy"].item() == pytest.approx(wanted.item())
+    assert adjusted["head/two"].item() == plain["head/two"].item()
+    assert torch.equal(out.leaf, before)
 
 
 def test_a_batch_without_fine_labels_costs_a_head_nothing():
@@ -235,3 +271,16 @@ def output_of(task: HierarchicalTask, data) -> Output:
 def test_recipes_name_what_is_wrong(head, message):
     with pytest.raises(RecipeError, match=message):
         tiny(f"model.heads=[{{stage: 0, cut: 3, {head}}}]")
+
+
+def test_shares_of_classes_count_groups_evenly_for_their_classes():
+    recipe = tiny("data.coarse_labels={cut: 3, fine: 2}", "data.imbalance=4", "loss.logit_adjustment=1.5")
+    data = build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
+    tree, wanted = data.hierarchy, np.zeros(36)
+    for label in data.train.labels:
+        leaves = tree.leaves(tree.label_nodes[label])
+        for leaf in leaves:
+            wanted[leaf] += 1 / len(leaves)
+    np.testing.assert_allclose(class_shares(data), wanted / wanted.sum())
+    task = build_task(recipe, data, build_recipe_model(recipe, tree, 3))
+    torch.testing.assert_close(task.adjustment, torch.tensor(1.5 * np.log(wanted / wanted.sum())).float())

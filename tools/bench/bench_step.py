@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +42,24 @@ BARE_STEPS = 10  # between two epochs of the loop
 
 
 class Step:
-    """One training step of a model with a loss, with or without heads."""
+    """One training step of a model with a loss, with or without heads; `arguments` name the backbone and the device."""
 
     def __init__(
-        self, arguments: argparse.Namespace, loss: TreeLoss, tree: Hierarchy, heads: Sequence[HeadSpec] = (), classifier: str = "linear"
+        self,
+        arguments: argparse.Namespace,
+        loss: TreeLoss,
+        tree: Hierarchy,
+        heads: Sequence[HeadSpec] = (),
+        *,
+        classifier: str = "linear",
+        precision: str = "auto",
+        compiled: bool = False,
     ):
         self.device = pick_device(arguments.device)
-        self.amp = pick_precision("auto", self.device) == "bfloat16"
+        self.amp = pick_precision(precision, self.device) == "bfloat16"
         self.classes = tree.num_classes
         self.model = build_model(arguments.backbone, tree, heads, classifier=classifier).to(self.device, memory_format=torch.channels_last)
+        self.network = torch.compile(self.model) if compiled else self.model
         task = HierarchicalTask(loss, heads=self.model.specs) if heads else FlatTask(loss)
         self.model.train()
         self.task = task.to(self.device)
@@ -58,7 +67,7 @@ class Step:
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            output = self.model(images)
+            output = self.network(images)
         self.task(output, labels, 0)[0].backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -70,6 +79,10 @@ class Step:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - began
+
+    def speed(self, images: torch.Tensor, labels: torch.Tensor, steps: int) -> float:
+        """Images a second, over so many steps."""
+        return steps * len(images) / sum(self.timed(images, labels) for _ in range(steps))
 
 
 def of_heads(arguments: argparse.Namespace, *, heads: bool) -> Step:
@@ -112,15 +125,25 @@ def over_first(arguments: argparse.Namespace, steps: dict[str, Step]) -> dict[st
 
 
 class Between(QuietDisplay):
-    """Times bare steps after each epoch of a run."""
+    """Measures the images a second of rivals after each epoch of a run."""
 
-    def __init__(self, arguments: argparse.Namespace):
-        self.bare = of_heads(arguments, heads=True)
-        self.batch = batch(arguments, self.bare)
-        self.seconds: list[float] = []
+    def __init__(self, rivals: Mapping[str, Callable[[], float]]):
+        self.rivals = rivals
+        self.speeds: dict[str, list[float]] = {name: [] for name in rivals}
 
     def epoch(self, row):
-        self.seconds.append(float(np.mean([self.bare.timed(*self.batch) for _ in range(BARE_STEPS)])))
+        for name, speed in self.rivals.items():
+            self.speeds[name].append(speed())
+
+
+def loop_over(recipe: Mapping[str, object], rivals: Mapping[str, Callable[[], float]]) -> dict[str, np.ndarray]:
+    """Ratios of a run's images a second to those of rivals, one an epoch after the first, which warms up."""
+    between = Between(rivals)
+    with tempfile.TemporaryDirectory() as folder:
+        epochs = fit(recipe, run_dir=Path(folder) / "run", display=between).metrics
+    seconds = np.diff([0.0] + [epoch["seconds"]["train"] for epoch in epochs])
+    images = np.diff([0] + [epoch["images"] for epoch in epochs])
+    return {name: ((images / seconds) / speeds)[1:] for name, speeds in between.speeds.items()}
 
 
 def loop_over_bare(arguments: argparse.Namespace) -> np.ndarray:
@@ -145,12 +168,9 @@ def loop_over_bare(arguments: argparse.Namespace) -> np.ndarray:
         "train": {"device": arguments.device},
         "eval": {"train_subset": arguments.batch, "test": False, "predictions": False},
     }
-    between = Between(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        epochs = fit(recipe, run_dir=Path(folder) / "run", display=between).metrics
-    seconds = np.diff([0.0] + [epoch["seconds"]["train"] for epoch in epochs])
-    images = np.diff([0] + [epoch["images"] for epoch in epochs])
-    return ((images / seconds) * (np.array(between.seconds) / arguments.batch))[1:]  # the first epoch warms up
+    bare = of_heads(arguments, heads=True)
+    images = batch(arguments, bare)
+    return loop_over(recipe, {"bare": lambda: bare.speed(*images, BARE_STEPS)})["bare"]
 
 
 def peak_memory(arguments: argparse.Namespace) -> float:
