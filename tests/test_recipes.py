@@ -13,6 +13,8 @@ HEADS, LOSS, CLASSIFIER = "model.heads", "loss", "model.classifier"
 FINE_ONLY = {"data.coarse_labels.drop", "epochs", "schedule.warmup_epochs", "eval.every"}
 
 SETTINGS = ("partly_coarse", "few_images", "noisy_labels")  # of the labels of CIFAR-100
+CONTROLS = ("deep_supervision", "random_groups", "late_head")
+LITE = "_efficientnet_lite0"
 
 # {recipe: what it changes of the flat.yaml beside it}
 TWINS = {
@@ -36,11 +38,15 @@ TWINS = {
     "partly_coarse/fine_only": FINE_ONLY,
     "few_images/random_groups": {LOSS},
     "noisy_labels/random_groups": {LOSS},
+    **{f"finetune/{name}{LITE}": {HEADS} for name in ("branches", *CONTROLS)},
+    "finetune/branches_resnet50": {HEADS},
 }
 
 
 def flat_of(name: str) -> str:
-    return f"{name.split('/')[0]}/flat"
+    folder, own = name.split("/")
+    kind = next((kind for kind in ("branches", *CONTROLS) if own.startswith(kind)), own)
+    return f"{folder}/flat{own.removeprefix(kind) if folder == 'finetune' else ''}"
 
 
 def plain(name: str) -> dict:
@@ -65,7 +71,7 @@ def header(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_is_valid_and_complete(name):
-    needs_data = name.startswith("grocery/")  # its tree lies beside its images
+    needs_data = name.startswith(("grocery/", "finetune/"))  # its tree lies beside its images
     needs_run = builtin("cifar100") if name.endswith("_clustered") else None  # its tree is made from it
     recipe = load_recipe(name, check=not needs_data, stand_in=needs_run)
     assert load_recipe(recipe.plain(), check=False) == recipe
@@ -77,13 +83,14 @@ def test_every_recipe_opens_with_what_it_is_needs_takes_and_gives(name):
     lines = header(name)
     assert re.match(r"(Control \"[a-z ]+\"|[A-Z][A-Za-z, ]+): .{20}", lines[0])  # what it is
     text = "\n".join(lines)
-    assert re.search(r"^Needs (what flat\.yaml needs|nothing|CIFAR-100 in data/cifar100|the data set in data/grocery)", text, re.MULTILINE)
+    needs = r"what flat\w*\.yaml needs|nothing|CIFAR-100 in data/cifar100|the data set in data/grocery|your photos"
+    assert re.search(rf"^Needs ({needs})", text, re.MULTILINE)
     assert re.search(r"\bTakes (about )?(\d+ minutes on|a minute on|as long\b)", text)
     commands = [line for line in lines if line.startswith("hiercnn ")]
     assert len(commands) == 1
     assert re.match(r"hiercnn (train|compare) ", commands[0])
     assert name in commands[0].split()
-    assert all(word in shipped_recipes() for word in commands[0].split() if "/" in word)
+    assert all(word in shipped_recipes() for word in commands[0].split() if "/" in word and "=" not in word)
     assert re.search(r"^Gives .{10}", text, re.MULTILINE)
     assert [word for line in lines for word in re.findall(r"^(Needs|Gives)\b", line)] == ["Needs", "Gives"]
 
@@ -103,20 +110,24 @@ def test_every_recipe_belongs_to_a_pair_of_twins():
 
 def heads(name: str, *keys: str) -> list[tuple]:
     """These settings of each head of a recipe."""
-    return [tuple(getattr(head, key) for key in keys) for head in load_recipe(name).model.heads]
+    return [tuple(getattr(head, key) for key in keys) for head in load_recipe(name, check=False).model.heads]
 
 
 @pytest.mark.parametrize("folder", ["cifar100", *SETTINGS])
-def test_deep_supervision_puts_the_leaf_on_the_stages_of_branches(folder):
-    branches, deep = f"{folder}/branches", f"{folder}/deep_supervision"
+def test_branches_of_cifar100_predict_its_8_groups_and_20_superclasses(folder):
+    assert heads(f"{folder}/branches", "cut", "random") == [(8, False), (20, False)]
+
+
+@pytest.mark.parametrize(("folder", "net"), [("cifar100", ""), *((folder, "") for folder in SETTINGS), ("finetune", LITE)])
+def test_deep_supervision_puts_the_leaf_on_the_stages_of_branches(folder, net):
+    branches, deep = f"{folder}/branches{net}", f"{folder}/deep_supervision{net}"
     assert heads(deep, "stage", "weight") == heads(branches, "stage", "weight")
-    assert heads(branches, "cut", "random") == [(8, False), (20, False)]
     assert heads(deep, "cut", "random") == [("leaf", False)] * 2
 
 
-@pytest.mark.parametrize("folder", ["cifar100", "partly_coarse"])
-def test_controls_of_branches_move_or_shuffle_its_heads_and_nothing_else(folder):
-    branches, shuffled, late = (f"{folder}/{name}" for name in ("branches", "random_groups", "late_head"))
+@pytest.mark.parametrize(("folder", "net"), [("cifar100", ""), ("partly_coarse", ""), ("finetune", LITE)])
+def test_controls_of_branches_move_or_shuffle_its_heads_and_nothing_else(folder, net):
+    branches, shuffled, late = (f"{folder}/{name}{net}" for name in ("branches", "random_groups", "late_head"))
     assert heads(shuffled, "stage", "cut", "weight") == heads(branches, "stage", "cut", "weight")
     assert heads(shuffled, "random") == [(True,)] * 2
     assert heads(late, "cut", "weight", "random") == heads(branches, "cut", "weight", "random")

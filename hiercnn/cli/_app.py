@@ -51,6 +51,7 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/<name of the recipe>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would be trained, train nothing.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Tell where the time of a step goes; a trace in the run folder.")] = False,
     quiet: Quiet = False,
     trust_imports: Trust = False,
 ) -> None:
@@ -63,7 +64,7 @@ def train(
 
         print_plan(load_recipe(recipe, wanted, trust_imports=trust_imports))
         return
-    run = fit(recipe, overrides=wanted, run_dir=run_dir, resume=resume, trust_imports=trust_imports)
+    run = fit(recipe, overrides=wanted, run_dir=run_dir, resume=resume, trust_imports=trust_imports, profile=profile)
     if not quiet:
         _print_end(run)
 

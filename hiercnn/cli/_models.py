@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hiercnn.errors import RecipeError
 from hiercnn.models import BackboneInfo, Stage, backbone_names, describe_backbone
 
 FEW = 12  # backbones whose stages are shown; more are listed by name
@@ -20,18 +21,19 @@ def print_models(pattern: str, side: int | None) -> None:
         return
     console = Console()
     for name in names:
-        info = describe_backbone(name, side)
+        try:
+            info = describe_backbone(name, side)
+        except RecipeError as error:
+            print(f"{name}: {error}\n")
+            continue
         console.print(_heading(info), style="bold", markup=False, highlight=False, soft_wrap=True)
-        if info.stages:
-            console.print(_stages(info))
+        console.print(_stages(info))
 
 
 def _heading(info: BackboneInfo) -> str:
-    if not info.stages:
-        return f"{info.name}: {info.problem}\n"
     needed = "".join(f", with model.options.{key}: {value}" for key, value in info.options.items())
-    size = info.problem or f"images of {_size(info.size)}{needed}"
-    return f"{info.name}: {info.parameters / 1e6:.4g} M parameters with 1,000 classes; {size}"
+    at = info.problem or f"images of {_size(info.size)}{needed}"
+    return f"{info.name}: {info.parameters / 1e6:.4g} M parameters with 1,000 classes; {at}"
 
 
 def _stages(info: BackboneInfo) -> Table:

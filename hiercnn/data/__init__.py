@@ -1,6 +1,6 @@
 """Images with labels: data sets by name, splits that match the hierarchy, batches that paired runs share."""
 
-from hiercnn.data import _cifar, _fashion_mnist, _folder, _manifest, _synthetic_source  # noqa: F401  register the data sets
+from hiercnn.data import _cifar, _fashion_mnist, _folder, _manifest, _synthetic_source, _timm  # noqa: F401  register the data sets
 from hiercnn.data._dataset import from_datasets
 from hiercnn.data._image_set import ImageSet, Source, in_memory
 from hiercnn.data._loader import Batch, BatchLoader, SampleLoader, generator, keyed_seed, make_loader, named_transform

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from hiercnn.data._image_set import ImageSet, Source
+from hiercnn.data._names import Names
 from hiercnn.data._registry import data_sets
 from hiercnn.errors import DataError
 
@@ -48,6 +49,12 @@ def _image_set(dataset, split: str, count: int) -> ImageSet:
     changed = getattr(dataset, "target_transform", None) is not None  # then .targets are not what samples bring
     targets = None if changed else getattr(dataset, "targets", None)
     listed = [dataset[i][1] for i in range(len(dataset))] if targets is None else list(targets)
+    labels = checked_labels(listed, split, count)
+    return ImageSet(labels, Names.of(f"{split}/{i}" for i in range(len(labels))), dataset=dataset, positions=np.arange(len(labels)))
+
+
+def checked_labels(listed: Sequence, split: str, count: int) -> np.ndarray:
+    """Class indices [n], int64. Raises DataError for labels that are no indices of so many classes, or several a sample."""
     for i, label in enumerate(listed):
         if np.ndim(label) != 0:
             raise DataError(f"{split} sample {i} has {np.asarray(label).size} labels; multi-label data are not supported: give one index")
@@ -55,7 +62,7 @@ def _image_set(dataset, split: str, count: int) -> ImageSet:
     if labels.min() < 0 or labels.max() >= count:
         wrong = int(np.flatnonzero((labels < 0) | (labels >= count))[0])
         raise DataError(f"{split} sample {wrong} has the label {labels[wrong]}, but there are {count} classes (0..{count - 1})")
-    return ImageSet(labels, [f"{split}/{i}" for i in range(len(labels))], dataset=dataset, positions=np.arange(len(labels)))
+    return labels
 
 
 def _whole(label, what: str) -> int:

@@ -1,17 +1,19 @@
 """What a data set is before training: images (in memory, in files, or in anybody's Dataset) with labels and names."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hiercnn.data._names import ENCODING, take
-from hiercnn.errors import DataError
+from hiercnn.errors import DataError, shorten
 
 DIGEST_CHUNK = 2**16  # ids hashed at once
 
@@ -84,15 +86,17 @@ class ImageSet:
         return torch.as_tensor(image) if isinstance(image, np.ndarray) else image
 
 
-def open_image(path: Path):
-    """Decode an image file to RGB. Raises DataError that names the file and the reason."""
+def open_image(file: Path | BinaryIO, name: str | None = None):
+    """Decode an image file, or an open one, to RGB. Raises DataError that names the file, or `name`, and the reason."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return to_rgb(image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"unreadable image {path}: {error}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"unreadable image {name or file}: cannot identify image file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"unreadable image {name or file}: {error}") from None
 
 
 def to_rgb(image):
@@ -116,6 +120,9 @@ class Source:
         train, val, test: The splits; val and test may be None.
         inner_labels: Whether names may be inner nodes (partly coarse labels).
         channels: Colour channels of the images.
+
+    Raises:
+        DataError: A name that stands there twice, a label that is no position in `names`, or not a label an image.
     """
 
     names: tuple[str, ...]
@@ -125,9 +132,26 @@ class Source:
     inner_labels: bool = False
     channels: int = 3
 
+    def __post_init__(self):
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice:
+            raise DataError(f"class names stand there twice: {shorten(twice)}; every class has a name of its own")
+        for split, images in self.present().items():
+            _check_labels(images, split, len(self.names))
+
     def present(self) -> dict[str, ImageSet]:
         """The splits there are, by name."""
         return {name: split for name in ("train", "val", "test") if (split := getattr(self, name)) is not None}
+
+
+def _check_labels(images: ImageSet, split: str, names: int) -> None:
+    counts = {len(column) for column in (images.ids, images.images, images.paths, images.positions) if column is not None}
+    if counts != {len(images.labels)}:
+        raise DataError(f"{split} has {len(images.labels)} labels for {max(counts - {len(images.labels)})} images; give each image one")
+    wrong = np.flatnonzero((images.labels < 0) | (images.labels >= names))
+    if len(wrong):
+        label, name = images.labels[wrong[0]], images.ids[int(wrong[0])]
+        raise DataError(f"{split} image {name} has the label {label}, but there are {names} names (0..{names - 1})")
 
 
 def in_memory(images: np.ndarray, labels: np.ndarray, split: str) -> ImageSet:

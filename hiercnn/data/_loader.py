@@ -1,6 +1,6 @@
 """Batches of one epoch. Every random draw is keyed by seed, epoch and image, so paired runs see the same images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,11 +75,12 @@ def _per_channel(given: Sequence[float] | None, default: Sequence[float], channe
 
 
 class _Loader:
-    """Order and batches of an epoch; the last, smaller batch is left out of shuffled epochs."""
+    """Order and batches of an epoch, crop and flip of a whole batch; the last, smaller batch is left out of shuffled epochs."""
 
     def __init__(
         self,
         image_set: ImageSet,
+        augment: Augment,
         *,
         batch_size: int,
         shuffle: bool,
@@ -88,7 +89,7 @@ class _Loader:
         normalise: Normalise,
         balance: float = 0.0,
     ):
-        self.image_set, self.batch_size, self.shuffle, self.seed = image_set, batch_size, shuffle, seed
+        self.image_set, self.augment, self.batch_size, self.shuffle, self.seed = image_set, augment, batch_size, shuffle, seed
         self.device, self.normalise, self.balance = device, normalise, balance
         self.labels = torch.as_tensor(image_set.labels).to(device)
 
@@ -107,6 +108,16 @@ class _Loader:
         draws = places if self.balance else order
         return list(zip(order.split(self.batch_size), draws.split(self.batch_size), strict=True))[: len(self)]
 
+    def augmentation(self, epoch: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Crop and flip of uint8 images [B, channels, H, W] by the numbers of their draws [B] in an epoch."""
+        padding = self.augment.crop
+        if not padding and not self.augment.flip:
+            return lambda images, draws: images
+        draw, n = generator(self.seed, epoch, 2), len(self.image_set)
+        shifts = torch.randint(0, 2 * padding + 1, (n, 2), generator=draw).to(self.device)
+        flips = ((torch.rand(n, generator=draw) < 0.5) & self.augment.flip).to(self.device)
+        return lambda images, draws: shift_and_flip(images, shifts[draws.to(self.device)], flips[draws.to(self.device)], padding)
+
     def ids(self, indices: Tensor) -> list[str]:
         """What to call these images in a message."""
         return [self.image_set.ids[i] for i in indices.tolist()]
@@ -124,28 +135,18 @@ def balanced_order(labels: np.ndarray, balance: float, seed: int) -> Tensor:
 
 
 class BatchLoader(_Loader):
-    """Images held as uint8 on the device; crop and flip of a whole batch by one indexing."""
+    """Images held as uint8 on the device."""
 
     def __init__(self, image_set: ImageSet, augment: Augment, **options):
-        super().__init__(image_set, **options)
-        self.augment = augment
+        super().__init__(image_set, augment, **options)
         self.images = image_set.images.to(self.device)
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on."""
-        shifts, flips = self._draws(epoch)
+        augmented = self.augmentation(epoch)
         for indices, draws in self.batches(epoch)[start:]:
-            taken, draws = indices.to(self.device), draws.to(self.device)
-            images = self.images[taken]
-            if self.augment.crop or self.augment.flip:
-                images = shift_and_flip(images, shifts[draws], flips[draws], self.augment.crop)
-            yield Batch(self.normalise(images), self.labels[taken], indices)
-
-    def _draws(self, epoch: int) -> tuple[Tensor, Tensor]:
-        draw, n = generator(self.seed, epoch, 2), len(self.image_set)
-        shifts = torch.randint(0, 2 * self.augment.crop + 1, (n, 2), generator=draw)
-        flips = (torch.rand(n, generator=draw) < 0.5) & self.augment.flip
-        return shifts.to(self.device), flips.to(self.device)
+            taken = indices.to(self.device)
+            yield Batch(self.normalise(augmented(self.images[taken], draws)), self.labels[taken], indices)
 
 
 def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, padding: int) -> Tensor:
@@ -160,13 +161,17 @@ def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, padding: int) 
 
 
 class SampleLoader(_Loader):
-    """Single images through torchvision.transforms.v2 in a DataLoader; unreadable ones are left out, named and counted."""
+    """Single images through torchvision.transforms.v2 in a DataLoader; unreadable ones are left out, named and counted.
+
+    Crop and flip wait for the whole batch, unless other transforms of single images want to come after them.
+    """
 
     def __init__(self, image_set: ImageSet, augment: Augment, settings: DataSettings, **options):
-        super().__init__(image_set, **options)
+        alone = augment if augment.needs_single_images else Augment()
+        super().__init__(image_set, Augment() if augment.needs_single_images else augment, **options)
         self.unreadable: dict[str, str] = {}
         self.max_unreadable = settings.max_unreadable
-        samples = _Samples(image_set, _transform(augment, settings.image_size, settings.interpolation), self.seed)
+        samples = _Samples(image_set, _transform(alone, settings.image_size, settings.interpolation), self.seed)
         self._order = _Order()
         self._loader = torch.utils.data.DataLoader(
             samples,
@@ -181,13 +186,16 @@ class SampleLoader(_Loader):
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on; one whose images are all unreadable comes empty."""
+        augmented = self.augmentation(epoch)
         self._order.batches = [
             [(epoch, draw, index) for index, draw in zip(indices.tolist(), draws.tolist(), strict=True)]
             for indices, draws in self.batches(epoch)[start:]
         ]
-        for images, indices, bad in self._loader:
+        for images, indices, draws, bad in self._loader:
             self._note(bad)
-            images = self.normalise(images.to(self.device, non_blocking=True)) if len(indices) else images
+            images = images.to(self.device, non_blocking=True)
+            if len(indices):
+                images = self.normalise(augmented(images, draws) if images.dtype == torch.uint8 else images)
             yield Batch(images, self.labels[indices.to(self.device)], indices)
 
     def _note(self, bad: list[tuple[int, str]]) -> None:
@@ -210,7 +218,7 @@ class _Order:
 
 
 class _Samples(torch.utils.data.Dataset):
-    """(epoch, draw, index) → (index, image or None, why there is none), the transform's draws keyed by seed, epoch and draw."""
+    """(epoch, draw, index) → (index, draw, image or None, why there is none); the transform's draws are keyed by seed, epoch and draw."""
 
     def __init__(self, image_set: ImageSet, transform, seed: int):
         self.image_set, self.transform, self.seed = image_set, transform, seed
@@ -222,32 +230,34 @@ class _Samples(torch.utils.data.Dataset):
             try:
                 image = self.image_set.fetch(index)
             except DataError as error:
-                return index, None, str(error)
+                return index, draw, None, str(error)
             ready = isinstance(image, Tensor) and image.is_floating_point()
-            return index, image if ready else self.transform(image), ""
+            return index, draw, image if ready else self.transform(image), ""
 
 
-def _collate(samples) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:
-    good = [(index, image) for index, image, _ in samples if image is not None]
-    bad = [(index, reason) for index, image, reason in samples if image is None]
-    shapes = sorted({tuple(image.shape) for _, image in good})
+def _collate(samples) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, str]]]:
+    good = [(index, draw, image) for index, draw, image, _ in samples if image is not None]
+    bad = [(index, reason) for index, _, image, reason in samples if image is None]
+    shapes = sorted({tuple(image.shape) for *_, image in good})
     if len(shapes) > 1:
         raise DataError(f"images of one batch have the shapes {shapes[0]} and {shapes[1]}; set data.image_size, give all the same channels")
-    images = torch.stack([image for _, image in good]) if good else torch.empty(0)
-    return images, torch.tensor([index for index, _ in good], dtype=torch.int64), bad
+    images = torch.stack([image for *_, image in good]) if good else torch.empty(0)
+    indices, draws = (torch.tensor([sample[i] for sample in good], dtype=torch.int64) for i in (0, 1))
+    return images, indices, draws, bad
 
 
 def _transform(augment: Augment, size: int | None, interpolation: str | None):
-    """The v2 transform of single images: fit to size, augment, to a uint8 tensor."""
+    """From one image to a uint8 tensor: fit to size, and what augmentation there is of single images."""
     from torchvision.transforms import v2
 
-    steps = []
+    if not augment.needs_single_images:
+        return _Fit(size, interpolation)
     if size is None and (augment.resized_crop is not None or augment.crop):
         raise DataError("data.augment: crop and resized_crop of single images need data.image_size")
     if augment.resized_crop is not None:
-        steps.append(v2.RandomResizedCrop(size, scale=augment.resized_crop, interpolation=resampling(interpolation), antialias=True))
-    elif size is not None:
-        steps.append(fitted(size, interpolation))  # of files by Pillow, as storage `memory` does
+        steps = [v2.RandomResizedCrop(size, scale=augment.resized_crop, interpolation=resampling(interpolation), antialias=True)]
+    else:
+        steps = [] if size is None else [fitted(size, interpolation)]
     steps.append(v2.ToImage())
     if augment.crop:
         steps.append(v2.RandomCrop(size, padding=augment.crop))
@@ -255,6 +265,19 @@ def _transform(augment: Augment, size: int | None, interpolation: str | None):
         steps.append(v2.RandomHorizontalFlip())
     steps += [named_transform(options) for options in augment.transforms]
     return v2.Compose([*steps, v2.ToDtype(torch.uint8, scale=True), v2.ToPureTensor()])
+
+
+class _Fit:
+    """An image as a uint8 tensor [channels, size, size], resized as storage `memory` does it (files by Pillow)."""
+
+    def __init__(self, size: int | None, interpolation: str | None):
+        self.fit = None if size is None else fitted(size, interpolation)
+
+    def __call__(self, image) -> Tensor:
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        image = image if self.fit is None else self.fit(image)
+        return image if isinstance(image, Tensor) else pil_to_tensor(image)
 
 
 def named_transform(options: Mapping[str, object]):

@@ -48,7 +48,7 @@ def _image_set(paths: Names, labels: np.ndarray, root: Path) -> ImageSet:
 
 
 class _Table(NamedTuple):
-    """The rows [n] of a manifest in columns: paths, labels (positions in `names`), splits (in SPLITS), lines of the file, hashes of paths."""
+    """The rows [n] of a manifest in columns: labels are positions in `names`, splits in SPLITS; lines of the file; hashes of paths."""
 
     paths: Names
     names: list[str]

@@ -94,7 +94,7 @@ def joined(a: Sequence, b: Sequence) -> Sequence:
         return Files(a.root, joined(a.names, b.names))
     if not (isinstance(a, Names) and isinstance(b, Names)):
         return [*a, *b]
-    if a.block is b.block:
+    if a.ends is b.ends:
         return Names(a.block, a.ends, np.concatenate([a.rows, b.rows]))
     ends = np.concatenate([a.ends, b.ends[1:] + len(a.block)])
     return Names(a.block + b.block, ends, np.concatenate([a.rows, b.rows + len(a.ends) - 1]))

@@ -1,7 +1,7 @@
 """timm backbones: creation with clear errors, their stages, and the features after a stage."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -103,14 +103,25 @@ def tapped_forward(backbone: nn.Module, images: Tensor, indices: Collection[int]
     if hasattr(backbone, "forward_intermediates") and hasattr(backbone, "forward_head"):
         final, features = backbone.forward_intermediates(images, indices=wanted)
         return backbone.forward_head(final), dict(zip(wanted, features, strict=True))
-    caught: dict[int, Tensor] = {}
-    modules = [backbone.get_submodule(stages(backbone)[index]["module"]) for index in wanted]
-    hooks = [m.register_forward_hook(lambda _, __, output, i=i: caught.update({i: output})) for i, m in zip(wanted, modules, strict=True)]
+    infos, caught = stages(backbone), {}
+
+    def keep(index: int, output: Tensor | Sequence[Tensor]) -> None:
+        caught[index] = _feature_map(output, infos[index]["num_chs"])
+
+    modules = [backbone.get_submodule(infos[index]["module"]) for index in wanted]
+    hooks = [m.register_forward_hook(lambda _, __, output, i=i: keep(i, output)) for i, m in zip(wanted, modules, strict=True)]
     try:
         return backbone(images), caught
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _feature_map(output: Tensor | Sequence[Tensor], channels: int) -> Tensor:
+    """A stage's output as [B, F, H, W]: some give several tensors, the first or all of which are the F channels, some [B, H, W, F]."""
+    if not isinstance(output, Tensor):
+        output = output[0] if output[0].shape[1] == channels else torch.cat(list(output), 1)
+    return output if output.shape[1] == channels else output.permute(0, 3, 1, 2)
 
 
 def _use_small_stem(backbone: nn.Module, name: str, in_chans: int) -> None:

@@ -1,7 +1,7 @@
 """What timm offers: backbones by name, and what their stages are, without weights or memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -38,18 +38,18 @@ class BackboneInfo:
     Attributes:
         name: timm's name.
         parameters: Their number, with a classifier of 1,000 classes.
-        size: Height and width of the images that the sizes of the stages are for.
-        stages: Its stages; none where heads cannot be placed.
+        size: Height and width of the images that the rest is told for.
+        stages: Its stages.
         options: What `model.options` must say for images of this size.
-        problem: Why there are no stages, or no sizes of them.
+        problem: Why the stages' sizes are not known, if so.
     """
 
     name: str
-    parameters: int | None = None
-    size: tuple[int, int] | None = None
-    stages: tuple[Stage, ...] = ()
-    options: Mapping[str, object] = field(default_factory=dict)
-    problem: str | None = None
+    parameters: int
+    size: tuple[int, int]
+    stages: tuple[Stage, ...]
+    options: Mapping[str, object]
+    problem: str | None
 
 
 def backbone_names(pattern: str = "*") -> list[str]:
@@ -82,41 +82,40 @@ def describe_backbone(name: str, side: int | None = None) -> BackboneInfo:
         side: Height and width of the image; None takes the size that timm states for the model.
 
     Raises:
-        RecipeError: Unknown model.
+        RecipeError: Unknown model, or one that heads cannot be placed on.
     """
-    backbone_names(name)
-    try:
-        backbone = _on_meta(name, {})
-        count = len(stages(backbone, name))
-    except RecipeError as error:
-        return BackboneInfo(name, problem=str(error))
+    backbone = _on_meta(name, {})
+    infos = stages(backbone, name)
     size = (side, side) if side else tuple(backbone.pretrained_cfg["input_size"][1:])
-    sizes, options, problem = _map_sizes(name, backbone, size)
-    places = {place: stage_index(place, count) for place in PLACES}
+    backbone, maps, options, problem = _at_size(backbone, name, size)
+    at = {place: stage_index(place, len(infos)) for place in PLACES}
     listed = tuple(
-        Stage(i, info["num_chs"], info["reduction"], sizes.get(i), tuple(place for place in PLACES if places[place] == i))
-        for i, info in enumerate(stages(backbone, name))
+        Stage(i, info["num_chs"], info["reduction"], maps[i], tuple(place for place in PLACES if at[place] == i))
+        for i, info in enumerate(infos)
     )
     return BackboneInfo(name, sum(p.numel() for p in backbone.parameters()), size, listed, options, problem)
 
 
-def _map_sizes(name: str, backbone: nn.Module, size: tuple[int, int]) -> tuple[dict[int, tuple[int, int]], dict[str, object], str | None]:
-    """Sizes of the maps by stage, the options that images of this size need, and why there are none."""
+def _at_size(backbone: nn.Module, name: str, size: tuple[int, int]) -> tuple[nn.Module, list, dict[str, object], str | None]:
+    """The backbone for images of a size, the sizes of its maps, the options it needs, and what is wrong if it takes no such images."""
     try:
-        return _run(backbone, size), {}, None
-    except Exception as error:  # whatever the model raises on images that it does not take
-        problem = f"{type(error).__name__} {error}".splitlines()[0].strip()[:200]
+        return backbone, _map_sizes(backbone, size), {}, None
+    except Exception as error:  # whatever a model raises on images that it does not take
+        reason = f"{type(error).__name__} {error}".splitlines()[0].strip()[:200]
     options = {"img_size": size[0] if size[0] == size[1] else list(size)}
     try:
-        return _run(_on_meta(name, options), size), options, None
+        fitted = _on_meta(name, options)
+        return fitted, _map_sizes(fitted, size), options, None
     except Exception:  # it has no such option, or cannot have this size
-        return {}, {}, f"no feature maps at {size[0]} × {size[1]}: {problem}"
+        return backbone, [None] * len(stages(backbone)), {}, f"no feature maps at {size[0]} × {size[1]}: {reason}"
 
 
-def _run(backbone: nn.Module, size: tuple[int, int]) -> dict[int, tuple[int, int]]:
+def _map_sizes(backbone: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Height and width of the map after each stage."""
+    indices = range(len(stages(backbone)))
     with torch.no_grad():
-        _, maps = tapped_forward(backbone.eval(), torch.zeros(1, 3, *size, device="meta"), range(len(stages(backbone))))
-    return {index: tuple(features.shape[2:]) for index, features in maps.items()}
+        _, maps = tapped_forward(backbone.eval(), torch.zeros(1, 3, *size, device="meta"), indices)
+    return [tuple(maps[index].shape[2:]) for index in indices]
 
 
 def _on_meta(name: str, options: Mapping[str, object]) -> nn.Module:

@@ -199,7 +199,13 @@ def build_model(
 
 
 def check_forward(model: HierarchicalModel, channels: int, side: int) -> None:
-    """Run two black images [2, channels, side, side] through the model; raises RecipeError if it does not take them."""
+    """Run two black images [2, channels, side, side] through the model; raises RecipeError if it does not take them.
+
+    Images smaller than the stride of the last stage are refused too: padding is all that it would see.
+    """
+    stride = max((stage["reduction"] for stage in getattr(model.backbone, "feature_info", None) or ()), default=1)
+    if side < stride:
+        raise RecipeError(f"images of {side} × {side} are smaller than the backbone's stride of {stride}; raise data.image_size")
     was_training = model.training
     try:
         with torch.no_grad():

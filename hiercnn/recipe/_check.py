@@ -71,7 +71,8 @@ def _check_labels(problems: list[Problem], recipe: Recipe, tree: Hierarchy, taug
 
 
 def _check_training(problems: list[Problem], recipe: Recipe) -> None:
-    optimizer = _attempt(problems, "optim", make_optimizer, nn.Linear(1, 1), recipe.optim)
+    one_layer = recipe.optim.model_copy(update={"layer_decay": None})
+    optimizer = _attempt(problems, "optim", make_optimizer, nn.Linear(1, 1), one_layer)
     if optimizer is not None:
         _attempt(problems, "schedule", make_scheduler, optimizer, recipe.schedule, recipe.epochs, 10)
     for number, transform in enumerate(recipe.data.augment.transforms):

@@ -120,6 +120,7 @@ def fit(
     model: nn.Module | None = None,
     display: QuietDisplay | None = None,
     trust_imports: bool = False,
+    profile: bool = False,
 ) -> Run:
     """Train what a recipe describes, or your own objects in the place of its parts.
 
@@ -134,6 +135,7 @@ def fit(
         model: Your module [B, channels, H, W] → logits [B, C], or a `HierarchicalModel`, whose heads bring their own weights.
         display: Who shows the progress.
         trust_imports: Whether the recipe's `imports:` may be imported.
+        profile: Whether to look at some of the first steps with torch.profiler: a table, and a trace in the run folder.
 
     Raises:
         HierCNNError: Anything that is yours to mend; the message says how.
@@ -161,7 +163,7 @@ def fit(
             display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
         source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
         data = build_data(recipe, source, _tree(recipe, hierarchy, run))
-        trainer = build_trainer(recipe, data, run, model, display)
+        trainer = build_trainer(recipe, data, run, model, display, profile=profile)
         if not run.exists():
             run.clustered_file.unlink(missing_ok=True)
             if recipe.hierarchy is not None and recipe.hierarchy.cluster is not None:
@@ -170,7 +172,9 @@ def fit(
     return run
 
 
-def build_trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None = None, display: QuietDisplay | None = None) -> Trainer:
+def build_trainer(
+    recipe: Recipe, data: Data, run: Run, model: nn.Module | None = None, display: QuietDisplay | None = None, *, profile: bool = False
+) -> Trainer:
     """Everything of a run but the training; writes nothing."""
     taught = run.clustered or taught_hierarchy(recipe, data.hierarchy)  # a run goes on with the tree that it began with
     network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, taught, data.channels, pretrained=not run.exists())
@@ -192,6 +196,7 @@ def build_trainer(recipe: Recipe, data: Data, run: Run, model: nn.Module | None 
         run=run,
         recipe_text=to_yaml(recipe),
         display=display,
+        profile=profile,
     )
 
 

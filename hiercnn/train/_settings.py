@@ -138,9 +138,13 @@ class LoggingSettings(Settings):
 
     Attributes:
         display: `live` table, `plain` lines, `quiet`, or `auto`: live on a terminal, else plain.
+        tensorboard: Also write the numbers to `tensorboard/` in the run folder.
+        wandb: Also log to Weights & Biases: `offline` (into the run folder) or `online`.
     """
 
     display: Literal["auto", "live", "plain", "quiet"] = "auto"
+    tensorboard: bool = False
+    wandb: Literal["offline", "online"] | None = None
 
 
 class LinearRange(Settings):

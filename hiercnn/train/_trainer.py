@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,10 +19,12 @@ from hiercnn.train._environment import describe_environment, pick_device, pick_p
 from hiercnn.train._evaluate import PredictionLog, evaluate
 from hiercnn.train._freezer import Freezer
 from hiercnn.train._optim import learning_rate, make_optimizer, make_scheduler
+from hiercnn.train._profile import StepProfile
 from hiercnn.train._run import RunFolder
 from hiercnn.train._settings import RunSettings
 from hiercnn.train._signals import StopRequest, stop_on_signals
 from hiercnn.train._task import FlatTask
+from hiercnn.train._trackers import make_trackers
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Trainer:
         run: Where everything is written.
         recipe_text: The resolved recipe, as YAML.
         display: Who shows the progress; default: what `settings.logging` says.
+        profile: Whether to look at some batches with torch.profiler, into `profile/` of the run folder.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Trainer:
         run: RunFolder,
         recipe_text: str,
         display: QuietDisplay | None = None,
+        profile: bool = False,
     ):
         _check_model(model, data)
         if settings.train.grad_checkpointing:
@@ -74,7 +78,9 @@ class Trainer:
         self.settings, self.run, self.data, self.cuts = settings, run, data, list(cuts)
         self.recipe_text = recipe_text
         self.display = display or make_display(settings.logging.display)
+        self.trackers = make_trackers(settings.logging, settings.name, run.path, recipe_text)
         self.device = pick_device(settings.train.device)
+        self.profile = StepProfile(run.path / "profile", self.device) if profile else None
         self.precision = pick_precision(settings.train.precision, self.device)
         layout = torch.channels_last if settings.train.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)
@@ -111,6 +117,8 @@ class Trainer:
                 self._finish_run()
             finally:
                 self.display.end()
+                for tracker in self.trackers:
+                    tracker.end()
 
     def _start(self, resume: bool) -> None:
         state_file = self.run.checkpoints / "state.pt"
@@ -127,6 +135,8 @@ class Trainer:
         else:
             self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)
             self._log({"event": "start", "epochs": self.settings.epochs, "steps_per_epoch": self.updates_per_epoch, **self._sizes()})
+        for tracker in self.trackers:
+            tracker.begin(self.progress.update)
         columns = ["epoch", "lr", "loss", *(f"val {name}" for name in self._levels()), "gap", "images/s", "seconds"]
         self.display.begin(self.settings.name, columns, self.settings.epochs, len(self.train_loader), self.progress.epoch)
         if resume and not self.progress.epoch and not self.progress.batch:
@@ -144,7 +154,7 @@ class Trainer:
         self.network.train()
         batches = len(self.train_loader)
         began = time.perf_counter()
-        for batch in self.train_loader.epoch(progress.epoch, progress.batch):
+        for batch in self._batches():
             self.freezer.set(progress.epoch, batch.images.shape)
             first = progress.batch - progress.batch % accumulate
             if len(batch.labels):  # none is left where every image was unreadable
@@ -153,7 +163,8 @@ class Trainer:
             progress.images += len(batch.labels)
             if progress.batch % accumulate and progress.batch < batches:
                 continue
-            self._update()
+            with self._section("update"):
+                self._update()
             if stop.signal is not None and progress.batch < batches:
                 break
         self._check_losses()
@@ -161,18 +172,38 @@ class Trainer:
         if progress.batch < batches and stop.signal is not None:
             self._obey(stop)
 
+    def _batches(self) -> Iterator[Batch]:
+        """Those of this epoch that are left."""
+        loader = iter(self.train_loader.epoch(self.progress.epoch, self.progress.batch))
+        while True:
+            with self._section("data"):
+                batch = next(loader, None)
+            if batch is None:
+                return
+            yield batch
+            if self.profile is not None and (table := self.profile.next_batch()):
+                self.profile = None
+                self.display.note(table)
+
+    def _section(self, name: str):
+        """A part of a step, timed if a profile is wanted."""
+        return contextlib.nullcontext() if self.profile is None else self.profile.section(name)
+
     def _backward(self, batch: Batch, share: float) -> None:
         images, labels = batch.images, batch.labels
         if self.mixer is not None:
-            images, labels = self.mixer(images, labels, keyed_seed(self.settings.seed, self.progress.epoch, 5, self.progress.batch))
-        with self._autocast():
+            with self._section("data"):
+                images, labels = self.mixer(images, labels, keyed_seed(self.settings.seed, self.progress.epoch, 5, self.progress.batch))
+        with self._section("forward"), self._autocast():
             output = self.network(images)
-        loss, terms = self.task(output, labels, self.progress.epoch)
+        with self._section("loss"):
+            loss, terms = self.task(output, labels, self.progress.epoch)
         detached = {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
         self._unchecked.append((self.progress.batch, batch.indices, detached))
         if self.device.type == "cpu" or len(self._unchecked) == 20:  # on a GPU each look at a value waits for it
             self._check_losses()
-        (loss * share).backward()
+        with self._section("backward"):
+            (loss * share).backward()
 
     def _update(self) -> None:
         progress, clip = self.progress, self.settings.optim.clip_norm
@@ -356,6 +387,9 @@ class Trainer:
     def _log(self, event: dict[str, object]) -> None:
         self.run.log(event)
         self.progress.events += 1
+        if event["event"] in ("epoch", "end"):
+            for tracker in self.trackers:
+                tracker(event if event["event"] == "epoch" else {"step": self.progress.update, "end": event})
 
     def _save(self) -> None:
         self._save_weights("last")

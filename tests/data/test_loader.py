@@ -265,19 +265,13 @@ def test_generators_of_other_devices_are_left_alone(monkeypatch):
     assert list(loader(SINGLE).epoch())
 
 
-def test_single_images_without_augmentation_are_those_of_whole_batches():
-    whole = loader(train=False)
-    single = SampleLoader(
-        IMAGES,
-        Augment(),
-        settings(image_size=8),
-        batch_size=4,
-        shuffle=False,
-        seed=0,
-        device=whole.device,
-        normalise=whole.normalise,
-    )
-    check_same(whole.epoch(), single.epoch())
+@pytest.mark.parametrize("augment", [{}, BATCHED, {"flip": True}, {"crop": 3}])
+@pytest.mark.parametrize("balance", [0.0, 1.0])
+def test_single_images_are_cropped_and_flipped_as_whole_batches_are(augment, balance):
+    whole = loader(augment, balance=balance)
+    options = {"batch_size": 4, "shuffle": True, "seed": 0, "balance": balance, "device": whole.device, "normalise": whole.normalise}
+    single = SampleLoader(IMAGES, Augment(**augment), settings(image_size=8), **options)
+    check_same(whole.epoch(2), single.epoch(2))
 
 
 def test_transforms_by_name():

@@ -175,6 +175,7 @@ BAD_MANIFESTS = {
     "empty label": ("path,label\na,\n", "line 2: needs a path, a label"),
     "short row": ("path,label\na\n", "line 2: needs a path, a label"),
     "not UTF-8": (b"path,label\na,cat\nb,\xe9t\xe9\n", r"is not UTF-8 \(line 3\); save it as UTF-8"),
+    "quote never closed": ('path,label\n"a,cat\n' + "b,cat\n" * 30_000, "line .*: field larger than .*; look for a quotation mark"),
     "two labels": ("path,label\na,cat\nb,dog\na,dog\n", "line 4: a has the labels 'cat' and 'dog'; multi-label data are not supported"),
 }
 

@@ -8,7 +8,7 @@ import torch
 
 from hiercnn.errors import HierarchyError, RecipeError, ShapeError
 from hiercnn.hierarchy import from_nested
-from hiercnn.models import HeadSpec, HierarchicalModel, PoolHead, build_model, create_backbone, heads, stage_index, stages
+from hiercnn.models import HeadSpec, HierarchicalModel, PoolHead, build_model, create_backbone, heads, stage_index, stages, tapped_forward
 
 TREE = from_nested({"animal": {"pet": ["cat", "dog"], "wild": ["fox", "owl"]}, "thing": ["car", "cup"]})
 TWO = TREE.cut(depth=1)
@@ -74,6 +74,29 @@ def test_hooks_serve_backbones_without_forward_intermediates():
     again = copy.deepcopy(model)(images)  # as averaged weights are kept
     assert all(torch.equal(output.heads[name], again.heads[name]) for name in specs)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Shaped(torch.nn.Module):
+    """Calls a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda x: (x, x.new_zeros(1)),  # the map is the first of several
+        lambda x: list(x.split((1, 3), dim=1)),  # parts of the map's channels
+        lambda x: x.permute(0, 2, 3, 1),  # channels last
+    ],
+)
+def test_hooks_take_a_stage_s_output_in_other_forms(give):
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), Shaped(give), Shaped(lambda x: x[0].new_zeros(2, 6)))
+    backbone.feature_info = [{"num_chs": 4, "reduction": 1, "module": "1"}]
+    images = torch.randn(2, 3, 8, 9)
+    assert torch.equal(tapped_forward(backbone, images, [0])[1][0], backbone[0](images))
 
 
 class DropHead(PoolHead):

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from train.tiny import BRANCHES, tiny
@@ -109,6 +110,17 @@ def test_a_recipe_begins_with_a_run_and_is_normalised_like_it(run, tmp_path):
     tuned = hiercnn.fit(recipe, run_dir=tmp_path / "tuned")
     assert tuned.recipe == recipe
     assert load_recipe(recipe.plain()) == recipe
+
+
+def test_a_recipe_takes_size_and_interpolation_of_the_weights_unless_it_has_its_own(tmp_path):
+    save_file({k: v.clone() for k, v in create_backbone("resnet18", 5).state_dict().items()}, tmp_path / "w.safetensors")
+    weights = ("model.backbone=resnet18", f"model.weights={tmp_path / 'w.safetensors'}")
+    config = timm.get_pretrained_cfg("resnet18")
+    assert config.interpolation != "bilinear"  # what it would be otherwise
+    theirs = tiny(*weights).data
+    assert (theirs.image_size, theirs.interpolation, tuple(theirs.mean)) == (config.input_size[-1], config.interpolation, config.mean)
+    own = tiny(*weights, "data.image_size=32", "data.interpolation=bilinear").data
+    assert (own.image_size, own.interpolation) == (32, "bilinear")
 
 
 def test_a_trained_model_needs_its_first_weights_no_more(file, tmp_path):

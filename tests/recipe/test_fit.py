@@ -223,6 +223,12 @@ def test_a_backbone_that_does_not_take_the_images_is_named_before_anything_is_wr
     assert not (tmp_path / "run").exists()
 
 
+def test_images_smaller_than_the_stride_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="images of 16 × 16 are smaller than the backbone's stride of 32; raise data.image_size"):
+        hiercnn.fit(QUICK | {"model": {"backbone": "resnet18"}}, train=Blobs(), hierarchy=TREE, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_another_process_finishes_meanwhile_is_not_tested_again(tmp_path, monkeypatch):
     first = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run")
     events, looks = first.events, iter([False])  # the first look comes before the other process has finished

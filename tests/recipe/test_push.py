@@ -76,11 +76,11 @@ def test_timm_s_transform_treats_images_as_the_run_did(pushed):
 
 
 def test_nothing_of_timm_s_own_weights_is_claimed(tmp_path):
-    run = hiercnn.fit(tiny("epochs=1", "model.backbone=test_resnet"), run_dir=tmp_path / "run")
+    run = hiercnn.fit(tiny("epochs=1", "model.backbone=test_resnet", "data.image_size=32"), run_dir=tmp_path / "run")
     push_run(run, folder=tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
     assert not {"url", "hf_hub_id", "tag", "license", "origin_url", "test_input_size"} & set(config)
-    assert (config["input_size"], config["crop_pct"]) == ([3, 16, 16], 1.0)
+    assert (config["input_size"], config["crop_pct"]) == ([3, 32, 32], 1.0)
     assert "hiercnn." not in (tmp_path / "out" / "README.md").read_text()  # timm alone rebuilds it
     assert_same_logits(loaded(tmp_path / "out"), run.model.strip_heads())
 
@@ -117,12 +117,12 @@ def test_a_path_sum_is_folded(tmp_path):
 def test_options_and_channels_are_kept(tmp_path):
     images = torch.randint(0, 256, (24, 1, 20, 20), dtype=torch.uint8)
     recipe = {"epochs": 1, "model": {"backbone": "resnet10t", "options": {"stem_width": 16}}, "logging": {"display": "quiet"}}
-    recipe |= {"data": {"batch_size": 4, "image_size": 24}, "train": {"device": "cpu"}}
+    recipe |= {"data": {"batch_size": 4, "image_size": 32}, "train": {"device": "cpu"}}
     dataset = [(image, number % 2) for number, image in enumerate(images)]
     run = hiercnn.fit(recipe, train=dataset, classes=["a", "b"], run_dir=tmp_path / "run")
     push_run(run, folder=tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert (config["model_args"]["stem_width"], config["pretrained_cfg"]["input_size"]) == (16, [1, 24, 24])
+    assert (config["model_args"]["stem_width"], config["pretrained_cfg"]["input_size"]) == (16, [1, 32, 32])
     with torch.no_grad():
         assert torch.equal(loaded(tmp_path / "out")(IMAGES[:, :1]), run.model.strip_heads()(IMAGES[:, :1]))
 

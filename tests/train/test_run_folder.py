@@ -77,6 +77,7 @@ def test_events(run):
         "unreadable": [],
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
+        "input_size": [3, 16, 16],
         "classes": 36,
         "channels": 3,
         "parameters": sum(p.numel() for p in run.model.parameters()),

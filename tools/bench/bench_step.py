@@ -81,7 +81,8 @@ class Step:
         return time.perf_counter() - began
 
     def speed(self, images: torch.Tensor, labels: torch.Tensor, steps: int) -> float:
-        """Images a second, over so many steps."""
+        """Images a second, over so many steps; one before them wins the caches back."""
+        self(images, labels)
         return steps * len(images) / sum(self.timed(images, labels) for _ in range(steps))
 
 
@@ -137,13 +138,14 @@ class Between(QuietDisplay):
 
 
 def loop_over(recipe: Mapping[str, object], rivals: Mapping[str, Callable[[], float]]) -> dict[str, np.ndarray]:
-    """Ratios of a run's images a second to those of rivals, one an epoch after the first, which warms up."""
+    """Ratios of a run's images a second to those of rivals before and after, one an epoch after the first, which warms up."""
     between = Between(rivals)
     with tempfile.TemporaryDirectory() as folder:
         epochs = fit(recipe, run_dir=Path(folder) / "run", display=between).metrics
     seconds = np.diff([0.0] + [epoch["seconds"]["train"] for epoch in epochs])
     images = np.diff([0] + [epoch["images"] for epoch in epochs])
-    return {name: ((images / seconds) / speeds)[1:] for name, speeds in between.speeds.items()}
+    around = {name: (np.array(speeds[1:]) + speeds[:-1]) / 2 for name, speeds in between.speeds.items()}
+    return {name: (images / seconds)[1:] / speeds for name, speeds in around.items()}
 
 
 def loop_over_bare(arguments: argparse.Namespace) -> np.ndarray:

@@ -39,6 +39,7 @@ WORKERS = 2
 PHOTO = (500, 375)  # about what ImageNet's photos measure
 PHOTOS = 64  # different ones
 CLASSES = 8
+BARE_STEPS = 6  # between two epochs of the loop
 TIMM_WARM = 4  # steps of timm's that are left out: workers start, memory is allocated
 
 
@@ -62,8 +63,8 @@ def settings(arguments: argparse.Namespace) -> dict[str, Setting]:
         return Setting(backbone, size, batch, precision, arguments.steps or steps, arguments.rounds, arguments.device)
 
     return {
-        "files": setting("resnet18", 64, 64, "auto", 16),
-        "memory": setting("tf_efficientnet_lite0", 96, 32, "float32", 10),  # a CPU is slow at bfloat16 gradients of depthwise convolutions
+        "files": setting("resnet18", 64, 64, "auto", 24),
+        "memory": setting("tf_efficientnet_lite0", 96, 32, "float32", 12),  # a CPU is slow at bfloat16 gradients of depthwise convolutions
         "small": setting("resnet_small", 32, 128, "auto", 16),
     }
 
@@ -79,7 +80,7 @@ def plain_step(setting: Setting, **options) -> Step:
 def loop_rows(name: str, setting: Setting, arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
     bare = plain_step(setting)
     images = batch(setting, bare)
-    rivals: dict[str, Callable[[], float]] = {"bare": lambda: bare.speed(*images, max(1, setting.steps // 2))}
+    rivals: dict[str, Callable[[], float]] = {"bare": lambda: bare.speed(*images, BARE_STEPS)}
     with tempfile.TemporaryDirectory() as folder:
         if name != "files":
             data, note = in_memory(setting), f"{name}: images in memory"
@@ -191,6 +192,7 @@ def branches_step(setting: Setting, tree: Hierarchy, *, heads: bool) -> Step:
 
 
 def compiled_row(setting: Setting) -> dict[str, object]:
+    torch.compiler.reset()  # or the shapes of one model after those of another would be compiled for any
     steps = {"eager": plain_step(setting), "compiled": plain_step(setting, compiled=True)}
     compiling = steps["compiled"].timed(*batch(setting, steps["compiled"]))
     precision = pick_precision(setting.precision, pick_device(setting.device))
@@ -215,10 +217,10 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    everything = ["files", "memory", "small", "branches", "compile", "bfloat16"]
+    everything = ["files", "memory", "small", "bfloat16", "branches", "compile"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=everything, default=everything)
-    parser.add_argument("--rounds", type=positive, default=6, help="ratios a row")
+    parser.add_argument("--rounds", type=positive, default=5, help="ratios a row")
     parser.add_argument("--steps", type=positive, help="steps of an epoch; default: by setting")
     parser.add_argument("--threads", type=positive, default=1, help="threads of torch on a CPU; a core more for the workers helps")
     parser.add_argument("--device", default="auto")
