@@ -143,7 +143,7 @@ def push(
     folder: Annotated[Path | None, typer.Option(help="A new or empty folder, which timm loads as local-dir:FOLDER.")] = None,
     to: Annotated[str | None, typer.Option(help="USER/NAME on the Hugging Face hub, which timm loads as hf-hub:USER/NAME.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository of the hub private.")] = False,
-    weights: Annotated[str, typer.Option(help="last or best.")] = "last",
+    weights: Annotated[str, typer.Option(help="last, best or average.")] = "last",
     trust_imports: Trust = False,
 ) -> None:
     """Store a run's classifier, heads stripped, as a model that timm loads: in a folder or on the Hugging Face hub."""

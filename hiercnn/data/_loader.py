@@ -185,13 +185,12 @@ class SampleLoader(_Loader):
         )
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `start` on; one whose images are all unreadable comes empty."""
-        augmented = self.augmentation(epoch)
-        self._order.batches = [
-            [(epoch, draw, index) for index, draw in zip(indices.tolist(), draws.tolist(), strict=True)]
-            for indices, draws in self.batches(epoch)[start:]
-        ]
-        for images, indices, draws, bad in self._loader:
+        """The batches of an epoch from number `start` on, which workers begin with at once; one whose images are all unreadable is empty."""
+        self._order.epoch, self._order.batches = epoch, self.batches(epoch)[start:]
+        return self._ready(iter(self._loader), self.augmentation(epoch))
+
+    def _ready(self, samples: Iterator, augmented: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Batch]:
+        for images, indices, draws, bad in samples:
             self._note(bad)
             images = images.to(self.device, non_blocking=True)
             if len(indices):
@@ -206,12 +205,15 @@ class SampleLoader(_Loader):
 
 
 class _Order:
-    """A batch sampler whose batches are set before each epoch."""
+    """A batch sampler whose batches are set before each epoch: (epoch, draw, index) of every image."""
 
-    batches: list[list[tuple[int, int, int]]] = []
+    epoch = 0
+    batches: Sequence[tuple[Tensor, Tensor]] = ()
 
-    def __iter__(self):
-        return iter(self.batches)
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        epoch = self.epoch
+        for indices, draws in self.batches:
+            yield [(epoch, draw, index) for index, draw in zip(indices.tolist(), draws.tolist(), strict=True)]
 
     def __len__(self) -> int:
         return len(self.batches)

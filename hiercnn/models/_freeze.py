@@ -47,6 +47,8 @@ def parameters_up_to(backbone: nn.Module, stage: int | str, shape: Sequence[int]
         with torch.enable_grad():
             features = functional_call(tap, ghosts, torch.empty(tuple(shape), device="meta"))
             grads = torch.autograd.grad(features.sum(), [ghosts[name] for name in names], allow_unused=True)
+    except RuntimeError as error:  # a few models look at values, which there are none of
+        raise RecipeError(f"train.freeze: cannot tell what stage {stage} depends on: {str(error)[:120]}; freeze all, or none") from error
     finally:
         backbone.train(was_training)
     return frozenset(name.removeprefix("backbone.") for name, grad in zip(names, grads, strict=True) if grad is not None)

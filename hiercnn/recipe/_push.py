@@ -21,7 +21,7 @@ def push_run(run: Run, *, folder: Path | str | None = None, to: str | None = Non
         folder: A new or empty folder for config.json, model.safetensors and README.md.
         to: A repository `USER/NAME` of the Hugging Face hub, made if it is not there; a model card that it has already stays.
         private: Whether a new repository is private.
-        weights: `last` or `best`.
+        weights: `last`, `best` or `average`.
 
     Returns:
         The name by which `timm.create_model(name, pretrained=True)` loads it.
@@ -48,8 +48,8 @@ def push_run(run: Run, *, folder: Path | str | None = None, to: str | None = Non
 
 def _trained(run: Run, weights: str) -> HierarchicalModel:
     """The run's model, if it is one that timm can rebuild."""
-    if weights not in ("last", "best"):
-        raise RecipeError(f"weights: wanted last or best, got '{weights}'")
+    if weights not in ("last", "best", "average"):
+        raise RecipeError(f"weights: wanted last, best or average, got '{weights}'")
     if not run.finished:
         raise CheckpointError(f"no finished run in {run.path}; train it to its end first (--resume goes on with it)")
     recipe = run.recipe
@@ -67,7 +67,7 @@ def _plain(run: Run, trained: HierarchicalModel) -> nn.Module:
         "input_size": _input_size(run, model.pretrained_cfg["input_size"]),
         "mean": run.start["mean"],
         "std": run.start["std"],
-        "interpolation": "bilinear",  # as data sets are made to fit, by v2.Resize and v2.CenterCrop
+        "interpolation": run.recipe.data.interpolation or "bilinear",
         "crop_pct": 1.0,
         "crop_mode": "center",
     }
@@ -137,6 +137,8 @@ def _accuracy(run: Run, recipe: Recipe, weights: str, epoch: int) -> tuple[str, 
     """The split and the accuracy per level of these very weights: on test where they were tested, else on val."""
     if "test" in run.end and recipe.eval.test_weights == weights:
         return "test", run.end["test"]["accuracy"]
+    if weights == "average":
+        return "val", run.end["average_val"]["accuracy"]
     return "val", next(event for event in run.metrics if event["epoch"] == epoch)["val"]["accuracy"]
 
 

@@ -85,7 +85,7 @@ class TrainSettings(Settings):
         precision: `bfloat16` autocast, `float32`, or `auto`: bfloat16 where the device has instructions for it.
         channels_last: Memory layout of images and weights.
         accumulate: Batches whose gradients are averaged into one optimiser step.
-        compile: Whether to run the model through torch.compile.
+        compile: Whether training steps run through torch.compile; evaluation, of batches of other sizes, does not.
         ema: Decay of the moving average of the weights that is evaluated; None evaluates the weights themselves.
         freeze: The stage up to which the backbone keeps still, batch norm's statistics too: an index, early, middle, late, or `all` (all
             but the classifier); or {steps: {0: late, 2: early, 4: none}} to let it go stage by stage. Heads learn in any case.

@@ -94,6 +94,7 @@ class Trainer:
         self.scheduler = make_scheduler(self.optimizer, settings.schedule, settings.epochs, self.updates_per_epoch)
         self.ema = self._make_ema()
         self.progress = Progress()
+        self._begun: dict[tuple[int, int], Iterator[Batch]] = {}  # epochs and batches from which a loader is on its way
         self._unchecked: list[tuple[int, Tensor, dict[str, Tensor]]] = []  # batch number, its indices, its terms
 
     # ---- the road --------------------------------------------------------------------------------------------------
@@ -174,10 +175,11 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         """Those of this epoch that are left."""
-        loader = iter(self.train_loader.epoch(self.progress.epoch, self.progress.batch))
+        at = (self.progress.epoch, self.progress.batch)
+        batches = self._begun.pop(at, None) or self.train_loader.epoch(*at)
         while True:
             with self._section("data"):
-                batch = next(loader, None)
+                batch = next(batches, None)
             if batch is None:
                 return
             yield batch
@@ -224,6 +226,8 @@ class Trainer:
         progress, settings = self.progress, self.settings
         progress.epoch, progress.batch = progress.epoch + 1, 0
         last = progress.epoch == settings.epochs
+        if not last:
+            self._begun = {(progress.epoch, 0): self.train_loader.epoch(progress.epoch)}  # its workers read while this one is evaluated
         if progress.epoch % settings.eval.every == 0 or last:
             self._evaluate_epoch(last)
         if progress.epoch in self._averaged_epochs():
@@ -338,8 +342,9 @@ class Trainer:
         return self.model if self.ema is None else self.ema.module
 
     def _evaluate(self, loader, collect=None) -> dict[str, object]:
-        model = self.network if self.ema is None else self.ema.module
-        return evaluate(model, loader, self.cuts, self.data.hierarchy, heads=self.model.cuts, autocast=self._autocast, collect=collect)
+        return evaluate(
+            self._evaluated(), loader, self.cuts, self.data.hierarchy, heads=self.model.cuts, autocast=self._autocast, collect=collect
+        )
 
     def _autocast(self):
         if self.precision == "float32":

@@ -249,7 +249,7 @@ def test_the_hub_refuses(run, tmp_path, monkeypatch, error):
         ({}, "pushed to one place"),
         ({"folder": "x", "to": "me/tiny"}, "pushed to one place"),
         ({"to": "tiny"}, "--to: wanted USER/NAME, got 'tiny'"),
-        ({"folder": "x", "weights": "step-00000001"}, "weights: wanted last or best, got 'step-00000001'"),
+        ({"folder": "x", "weights": "step-00000001"}, "weights: wanted last, best or average, got 'step-00000001'"),
     ],
 )
 def test_wrong_arguments(run, place, message):

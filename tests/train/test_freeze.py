@@ -43,6 +43,14 @@ def test_what_never_learnt_stays_frozen():
     assert [name for name, parameter in backbone.named_parameters() if parameter.requires_grad] == ["fc.weight"]
 
 
+def test_a_backbone_that_looks_at_values_can_be_frozen_as_a_whole_alone():
+    backbone = create_backbone("tiny_net", 3)
+    backbone.stages[0].register_forward_pre_hook(lambda module, images: None if images[0].sum() > 0 else None)
+    with pytest.raises(RecipeError, match="cannot tell what stage early depends on: .*; freeze all, or none"):
+        parameters_up_to(backbone, "early", (2, 3, 16, 16))
+    assert len(parameters_up_to(backbone, "all", (2, 3, 16, 16))) > 0
+
+
 def changed(run, stage: str) -> set[str]:
     """Parts of the network that differ between the weights before the first step and the named ones; statistics of batch norm too."""
     before, after = (run.load_model(name).state_dict() for name in ("step-00000000", stage))
