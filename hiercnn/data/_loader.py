@@ -185,7 +185,7 @@ class SampleLoader(_Loader):
         )
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on, which workers begin with at once; one whose images are all unreadable is empty."""
+        """The batches of an epoch from number `start` on; workers begin at once. One whose images are all unreadable comes empty."""
         self._order.epoch, self._order.batches = epoch, self.batches(epoch)[start:]
         return self._ready(iter(self._loader), self.augmentation(epoch))
 
