@@ -1,0 +1,26 @@
+"""What a network learns when and where: hypernyms before hyponyms, groups apart layer by layer, neural collapse, paths of class means."""
+
+from hiercnn.dynamics._collapse import Collapse, collapse, etf_floors, group_rows, nc4, nearest_mean
+from hiercnn.dynamics._embedding import aligned_path
+from hiercnn.dynamics._hypernyms import HypernymScores, confusion_matrix, first_reaching, hypernym_scores, sum_rule_hits
+from hiercnn.dynamics._separability import block_strength, chance_corrected, channel_relevance, class_similarity, probe_accuracy
+
+__all__ = [
+    "Collapse",
+    "HypernymScores",
+    "aligned_path",
+    "block_strength",
+    "chance_corrected",
+    "channel_relevance",
+    "class_similarity",
+    "collapse",
+    "confusion_matrix",
+    "etf_floors",
+    "first_reaching",
+    "group_rows",
+    "hypernym_scores",
+    "nc4",
+    "nearest_mean",
+    "probe_accuracy",
+    "sum_rule_hits",
+]
