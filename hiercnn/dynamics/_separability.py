@@ -87,9 +87,5 @@ def probe_accuracy(
     def fitted(penalty: float, rows: np.ndarray):
         return LogisticRegression(C=1 / (penalty * len(rows)), max_iter=200, tol=1e-3).fit(features[rows], labels[rows])
 
-    best = (
-        max(penalties, key=lambda penalty: fitted(penalty, used).score(features[held], labels[held]))
-        if len(penalties) > 1
-        else penalties[0]
-    )
+    best = max(penalties, key=lambda penalty: fitted(penalty, used).score(features[held], labels[held]))
     return chance_corrected(fitted(best, order).score(unseen, test[1]), np.asarray(test[1]))
