@@ -138,6 +138,21 @@ def cluster(
 
 
 @app.command()
+def dynamics(
+    run: Annotated[Path, typer.Argument(help="A run folder that was trained with checkpoints.keep=log.")],
+    images: Annotated[int, typer.Option(min=1, help="Images of train, and of test, to look at.")] = 2000,
+    random: Annotated[int, typer.Option(min=0, help="Random partitions of the same group sizes beside each cut.")] = 20,
+    probes: Annotated[bool, typer.Option("--probes/--no-probes", help="Fit linear probes, which takes most of the time.")] = True,
+    trust_imports: Trust = False,
+) -> None:
+    """Measure what a run learnt when and where, from the weights it has kept; a second call goes on where the first was stopped."""
+    from hiercnn.cli._dynamics import print_dynamics
+    from hiercnn.recipe import Run
+
+    print_dynamics(Run(run, trust_imports=trust_imports), images=images, random=random, probes=probes)
+
+
+@app.command()
 def push(
     run: Annotated[Path, typer.Argument(help="A finished run folder: runs/cifar100-branches.")],
     folder: Annotated[Path | None, typer.Option(help="A new or empty folder, which timm loads as local-dir:FOLDER.")] = None,

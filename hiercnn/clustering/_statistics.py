@@ -73,7 +73,7 @@ class ClassStatistics:
         Args:
             groups: Group of each class [K], 0 to K' − 1, such as `Cut.groups`.
         """
-        groups = torch.as_tensor(np.asarray(groups), device=self.means.device)
+        groups = torch.as_tensor(np.array(groups), device=self.means.device)
         whole = not (groups.is_floating_point() or groups.is_complex())
         groups = groups.to(torch.int64)
         if not whole or groups.shape != self.counts.shape or (len(groups) and groups.min() < 0):

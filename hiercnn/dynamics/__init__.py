@@ -3,11 +3,18 @@
 from hiercnn.dynamics._collapse import Collapse, collapse, etf_floors, group_rows, nc4, nearest_mean
 from hiercnn.dynamics._embedding import aligned_path
 from hiercnn.dynamics._hypernyms import HypernymScores, confusion_matrix, first_reaching, hypernym_scores, sum_rule_hits
+from hiercnn.dynamics._measure import LAST, LEAF, LOGITS, TREE, Look, Row, look, measure
 from hiercnn.dynamics._separability import block_strength, chance_corrected, channel_relevance, class_similarity, probe_accuracy
 
 __all__ = [
+    "LAST",
+    "LEAF",
+    "LOGITS",
+    "TREE",
     "Collapse",
     "HypernymScores",
+    "Look",
+    "Row",
     "aligned_path",
     "block_strength",
     "chance_corrected",
@@ -19,6 +26,8 @@ __all__ = [
     "first_reaching",
     "group_rows",
     "hypernym_scores",
+    "look",
+    "measure",
     "nc4",
     "nearest_mean",
     "probe_accuracy",

@@ -66,7 +66,7 @@ def collapse(statistics: ClassStatistics, weight: Tensor | None = None) -> Colla
 
 def group_rows(weight: Tensor, groups: np.ndarray) -> Tensor:
     """A row for every group [K', F]: the mean of the rows [K, F] of its classes."""
-    index = torch.as_tensor(np.asarray(groups), device=weight.device)
+    index = torch.as_tensor(np.array(groups), device=weight.device)
     sums = weight.detach().double().new_zeros(int(index.max()) + 1, weight.shape[1]).index_add_(0, index, weight.detach().double())
     return sums / torch.bincount(index)[:, None]
 

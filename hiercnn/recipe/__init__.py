@@ -2,6 +2,7 @@
 
 from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
+from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_moments
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._push import push_run
@@ -10,6 +11,7 @@ from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
 
 __all__ = [
     "Clustered",
+    "Dynamics",
     "Recipe",
     "Run",
     "build_data",
@@ -21,8 +23,10 @@ __all__ = [
     "charged_cost",
     "cluster_run",
     "differing_keys",
+    "dynamics_of_run",
     "find_recipe",
     "fit",
+    "kept_moments",
     "load_recipe",
     "push_run",
     "recipes_folder",

@@ -1,0 +1,39 @@
+"""`hiercnn dynamics`: a progress bar, and what was learnt when as a table."""
+
+from collections.abc import Mapping
+
+from hiercnn.dynamics import LAST, LEAF, LOGITS, TREE, Row
+from hiercnn.recipe import Run, dynamics_of_run
+
+
+def print_dynamics(run: Run, **options: object) -> None:
+    """Measure a run and print a row a moment: accuracy and lift of each cut, and the tree of the last features."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+
+    console = Console()
+    with Progress(
+        TextColumn("moments"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
+    ) as progress:
+        task = progress.add_task("moments", total=None)
+        found = dynamics_of_run(run, **options, tell=lambda done, count: progress.update(task, completed=done, total=count))
+    cuts = [cut.name for cut in run.cuts if cut.name != LEAF]
+    table = Table("epoch", "step", "leaf", *(f"{cut} (random)" for cut in cuts), *(f"lift {cut}" for cut in cuts), "tree r", "r final")
+    for moment in found.moments:
+        here = {row[:3]: row for _, step, row in found.rows if step == moment.step}
+        table.add_row(str(moment.epoch), str(moment.step), *_cells(here, cuts))
+    console.print(table)
+    console.print(
+        "accuracy on test in %, that of random groups of the same sizes in brackets; lift: right groups of wrong classes ÷ chance"
+    )
+    console.print(f"{len(found.rows):,} numbers in {found.folder}: dynamics.csv, times.csv, means.npz", highlight=False, soft_wrap=True)
+
+
+def _cells(here: Mapping[tuple[str, str, str], Row], cuts: list[str]) -> list[str]:
+    leaf = here[LOGITS, LEAF, "greedy"].value
+    groups = [here[LOGITS, cut, "greedy"] for cut in cuts]
+    accuracy = [f"{100 * row.value:.1f} ({100 * row.random_mean:.1f})" for row in groups]
+    lifts = [f"{here[LOGITS, cut, 'lift'].value:.2f}" for cut in cuts]
+    tree = [f"{here[LAST, TREE, key].value:.2f}" for key in ("pearson", "r_final")]
+    return [f"{100 * leaf:.1f}", *accuracy, *lifts, *tree]

@@ -1,0 +1,171 @@
+"""Dynamics of a run: every number against the parts it is made of, what is left behind, going on, and runs that have none."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from train.tiny import BRANCHES, tiny
+
+import hiercnn
+from hiercnn.clustering import ClassStatistics
+from hiercnn.data import make_loader
+from hiercnn.dynamics import LAST, LEAF, LOGITS, TREE, collapse, confusion_matrix, hypernym_scores, look, measure
+from hiercnn.errors import CheckpointError, DataError, RecipeError
+from hiercnn.recipe import Run, build_data, build_source, dynamics_of_run, kept_moments
+
+OPTIONS = {"images": 72, "random": 3, "probes": False}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return hiercnn.fit(tiny(BRANCHES, "checkpoints.keep=log"), run_dir=tmp_path_factory.mktemp("dynamics") / "run")
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return dynamics_of_run(run, **OPTIONS)
+
+
+def values(found, layer: str, cut: str, statistic: str) -> dict[int, float]:
+    return {step: row.value for _, step, row in found.rows if (row.layer, row.cut, row.statistic) == (layer, cut, statistic)}
+
+
+def test_moments_are_the_kept_weights_in_order_of_time(run):
+    assert [(moment.epoch, moment.step) for moment in kept_moments(run)] == [(0, 0), (1, 1), (1, 2), (1, 4), (1, 5), (2, 8), (2, 10)]
+
+
+def looks(run, weights: str):
+    data = build_data(run.recipe, build_source(run.recipe), run.hierarchy)
+    model = run.load_model(weights)
+    return [look(model, make_loader(part, run.recipe.data, train=False, channels=3)) for part in (data.train, data.test)]
+
+
+def test_a_look_is_what_the_network_computes(run):
+    data = build_data(run.recipe, build_source(run.recipe), run.hierarchy)
+    (batch,) = make_loader(data.val, run.recipe.data, train=False, channels=3).epoch()
+    seen = look(run.model, make_loader(data.val, run.recipe.data, train=False, channels=3))
+    model = run.model.strip_heads()
+    with torch.no_grad():
+        torch.testing.assert_close(seen.logits, model(batch.images))
+        torch.testing.assert_close(seen.features["stage0"], model.stages[0](batch.images).mean((2, 3)))
+        torch.testing.assert_close(model.fc(seen.features[LAST]), seen.logits)
+    assert torch.equal(seen.labels, batch.labels)
+
+
+def test_rows_are_those_of_the_parts(run):
+    train, test = looks(run, "step-00000010")
+    tree, cut = run.hierarchy, run.hierarchy.cut(groups=9)
+    rows = {row[:3]: row for row in measure(train, test, tree, [cut], weight=run.model.backbone.fc.weight, random=4, probes=False)}
+    partitions = [cut.groups, *(tree.random_like(cut, seed).groups for seed in range(4))]
+    confusion = confusion_matrix(test.logits.argmax(1), test.labels, tree.num_classes)
+    greedy = [hypernym_scores(confusion, np.asarray(groups)).greedy for groups in partitions]
+    row = rows[LOGITS, "9 groups", "greedy"]
+    assert row.value == greedy[0]
+    assert row.random_mean == pytest.approx(np.mean(greedy[1:]))
+    assert (row.random_low, row.random_high) == pytest.approx(tuple(np.quantile(greedy[1:], [0.05, 0.95])))
+    leaves = ClassStatistics(36, 16).update(train.features["stage0"], train.labels)
+    assert rows["stage0", LEAF, "nc1"].value == pytest.approx(collapse(leaves).nc1)
+    assert rows["stage0", "9 groups", "trace_ratio"].value == pytest.approx(collapse(leaves.coarser(cut.groups)).trace_ratio)
+    assert ("stage0", LEAF, "nc3") not in rows  # no classifier reads it
+    assert (LAST, "9 groups", "nc3") in rows
+    assert {statistic for layer, name, statistic in rows if (layer, name) == ("stage1", TREE)} == {"pearson", "spearman", "p"}
+
+
+def test_random_partitions_have_the_sizes_of_the_groups(run):
+    from hiercnn.dynamics._measure import _random
+
+    cut = run.hierarchy.cut(groups=3)
+    for groups in _random(run.hierarchy, cut, 5):
+        assert sorted(np.bincount(groups)) == sorted(np.bincount(cut.groups))
+    assert len({tuple(groups) for groups in _random(run.hierarchy, cut, 5)}) == 5
+
+
+def test_the_last_moment_is_its_own_measure(found):
+    assert values(found, LOGITS, LEAF, "relative")[10] == 1
+    assert values(found, LAST, TREE, "r_final")[10] == pytest.approx(1)
+    assert abs(values(found, LAST, TREE, "r_final")[0]) < 1
+
+
+def test_what_a_run_keeps_of_it(run, found):
+    with open(found.folder / "dynamics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(found.rows)
+    assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
+    at = next(i for i, row in enumerate(rows) if (row["layer"], row["cut"], row["statistic"]) == (LOGITS, "3 groups", "greedy"))
+    assert float(rows[at]["value"]) == found.rows[at][2].value
+    with np.load(found.folder / "means.npz") as means:
+        assert means["steps"].tolist() == [moment.step for moment in found.moments]
+        assert means["stage1"].shape == (7, 36, 48)
+    with open(found.folder / "times.csv", newline="", encoding="utf-8") as file:
+        times = {(row["layer"], row["cut"], row["statistic"], row["time"]): row["step"] for row in csv.DictReader(file)}
+    curve = values(found, LOGITS, "3 groups", "greedy")
+    assert int(times[LOGITS, "3 groups", "greedy", "t90"]) == next(step for step, value in curve.items() if value >= 0.9 * curve[10])
+
+
+def test_measured_moments_are_not_measured_again(run, found, monkeypatch):
+    monkeypatch.setattr("hiercnn.recipe._dynamics.measure", None)
+    again = dynamics_of_run(run, **OPTIONS)
+    np.testing.assert_equal([row for *_, row in again.rows], [row for *_, row in found.rows])
+
+
+def test_a_half_written_moment_and_other_options_are_measured_again(run, found, tmp_path):
+    copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    (copy.path / "dynamics" / "step-00000004.npz").write_bytes(b"half")
+    again = dynamics_of_run(copy, **OPTIONS)
+    np.testing.assert_equal([row for *_, row in again.rows], [row for *_, row in found.rows])
+    wider = dynamics_of_run(copy, **OPTIONS | {"random": 5})
+    row, before = (next(row for *_, row in each.rows if row[:3] == (LOGITS, "3 groups", "greedy")) for each in (wider, found))
+    assert row.value == before.value
+    assert row.random_mean != before.random_mean
+
+
+def test_probes_are_fitted_on_wish(run, found):
+    assert not values(found, "stage0", "3 groups", "probe")
+    train, test = looks(run, "last")
+    rows = measure(train, test, run.hierarchy, [run.hierarchy.cut(groups=3)], random=0)
+    probes = {(row.layer, row.cut): row.value for row in rows if row.statistic == "probe"}
+    assert set(probes) == {(layer, cut) for layer in ("stage0", "stage1", LAST) for cut in (LEAF, "3 groups")}
+    assert all(-1 < value <= 1 for value in probes.values())
+
+
+def test_twins_are_looked_at_alike(run, tmp_path):
+    from hiercnn.recipe._dynamics import _images
+
+    twin = hiercnn.fit(tiny("checkpoints.keep=log", "epochs=1"), run_dir=tmp_path / "twin")
+    for one, other in zip(_images(run, 50), _images(twin, 50), strict=True):
+        assert one.ids == other.ids
+        assert len(one) == 50
+    assert len(np.unique(_images(run, 5)[0].labels)) == 36  # every class, even if fewer images are asked for
+
+
+# ---- runs that have none
+
+
+def test_runs_that_kept_nothing(tmp_path):
+    with pytest.raises(CheckpointError, match="no run in"):
+        dynamics_of_run(Run(tmp_path / "nowhere"))
+    run = hiercnn.fit(tiny("epochs=1"), run_dir=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has kept weights of 0 moments; train it with checkpoints.keep=log"):
+        dynamics_of_run(run)
+
+
+def test_a_vanished_moment_is_left_out(run, found, tmp_path):
+    copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    (copy.checkpoints / "step-00000004.safetensors").unlink()
+    assert [moment.step for moment in dynamics_of_run(copy, **OPTIONS).moments] == [0, 1, 2, 5, 8, 10]
+
+
+def test_a_cut_with_one_group(run):
+    train, test = looks(run, "last")
+    with pytest.raises(DataError, match="has one group, and there is nothing to tell apart; cut lower"):
+        measure(train, test, run.hierarchy, [run.hierarchy.cut(depth=0)])
+
+
+def test_data_that_were_objects(run, tmp_path):
+    images = [(torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8), i % 4) for i in range(40)]
+    recipe = {"epochs": 1, "model": {"backbone": "tiny_net"}, "checkpoints": {"keep": "log"}, "logging": {"display": "quiet"}}
+    own = hiercnn.fit(recipe | {"data": {"batch_size": 8}}, train=images, classes=list("abcd"), run_dir=tmp_path / "own")
+    with pytest.raises(RecipeError, match="were objects; use hiercnn.dynamics.look and measure on your own loaders"):
+        dynamics_of_run(own)
