@@ -85,7 +85,8 @@ def compare(
     from rich.console import Console
 
     from hiercnn.compare import compare as run_comparison
-    from hiercnn.compare import make_folder, table
+    from hiercnn.compare import table
+    from hiercnn.pictures import make_folder
 
     names = [text for text in recipes if "=" not in text or Path(text).exists()]
     overrides = _with_display([text for text in recipes if text not in names], quiet)

@@ -2,7 +2,7 @@
 
 from hiercnn.compare._budgets import shortened
 from hiercnn.compare._compare import compare
-from hiercnn.compare._figures import figures, make_folder, save_figures
+from hiercnn.compare._figures import figures, save_figures
 from hiercnn.compare._statistics import area_under_curve, curve, epochs_to_target, gaps_at_equal_nll, paired_difference, train_val_gap
 from hiercnn.compare._summary import summarise
 from hiercnn.compare._table import (
@@ -29,7 +29,6 @@ __all__ = [
     "epochs",
     "epochs_to_target",
     "figures",
-    "make_folder",
     "gaps_at_equal_nll",
     "markdown",
     "markdown_table",

@@ -14,8 +14,8 @@ from hiercnn.compare._search import check_equal_search, tuned
 from hiercnn.compare._summary import check_same_images, summarise
 from hiercnn.compare._table import csv_text, markdown
 from hiercnn.errors import RecipeError, TrainingError, did_you_mean, shorten
+from hiercnn.files import atomic_file
 from hiercnn.recipe import Recipe, Run, differing_keys, load_recipe
-from hiercnn.train import atomic_file
 
 PAIRED = frozenset({"seed", "data.name", "data.root", "data.file", "data.val", "data.seed", "eval.test"})
 

@@ -3,43 +3,26 @@
 To add a picture, write a function `result → Figure` like the six below and name it in `figures`.
 """
 
-import asyncio
-import os
 import textwrap
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hiercnn.compare._statistics import paired_difference, spread
-from hiercnn.errors import CheckpointError, HierCNNError, did_you_mean, shorten
-from hiercnn.train import atomic_file
+from hiercnn.errors import shorten
+from hiercnn.pictures import DARK, FORMATS, OKABE_ITO, PANEL, Saved, finish, panels, save_pictures
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-FORMATS = ("html", "svg", "png")
 SEPARATORS = "-_./ "  # a prefix that names share ends in one of these
 
-BASELINE = "#222222"
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # without black (the baseline) and yellow (too pale)
+BASELINE = DARK
 DASHES = (("solid", "circle"), ("dash", "diamond"), ("dot", "square"))  # line and marker of colours' first, second, third use
 DOTTED = {"color": "#777777", "dash": "dot", "width": 1.5}
 LEVEL_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")  # from the leaf up
-
-WIDTH = 1280  # pixels
-PANEL = 380  # height of a row of panels
-CHARACTER = 7.4  # width of an average character at the legend's size
-TITLE_LINE, LEGEND_LINE = 25, 20  # heights of a line
-
-
-class Saved(NamedTuple):
-    """Files that were written, and one line about those that could not be (None: all were)."""
-
-    paths: list[Path]
-    left_out: str | None
 
 
 def figures(result: dict[str, Any]) -> "dict[str, Figure]":
@@ -64,36 +47,8 @@ def figures(result: dict[str, Any]) -> "dict[str, Figure]":
 
 
 def save_figures(result: dict[str, Any], folder: Path | str, formats: Sequence[str] = FORMATS) -> Saved:
-    """Write every figure of a comparison as `<name>.<format>`; html pages share the plotly.min.js beside them and need no network.
-
-    svg and png are drawn by Chrome, Chromium or a kin of theirs: that of the environment variable BROWSER_PATH, else the one kaleido finds.
-    Without one they are left out, and the result says why.
-
-    Args:
-        result: What `compare` returns.
-        folder: Made if it does not exist.
-        formats: Some of html, svg, png.
-
-    Raises:
-        HierCNNError: An unknown format.
-        CheckpointError: The folder cannot be made or written.
-    """
-    for wanted in formats:
-        if wanted not in FORMATS:
-            raise HierCNNError(f"formats: {wanted!r} is not one of {shorten(FORMATS)}{did_you_mean(wanted, FORMATS)}")
-    folder, drawn = make_folder(folder), figures(result)
-    paths = _write(folder, _pages(drawn) if "html" in formats else {})
-    images, left_out = _images(drawn, [wanted for wanted in formats if wanted != "html"])
-    return Saved(paths + _write(folder, images), left_out)
-
-
-def make_folder(folder: Path | str) -> Path:
-    """The folder, made if it does not exist. Raises CheckpointError if it cannot be."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {folder} for figures: {error}; name another") from error
-    return Path(folder)
+    """Write every figure of a comparison (what `compare` returns) into a folder; see `save_pictures`."""
+    return save_pictures(figures(result), folder, formats)
 
 
 # ---- the pictures
@@ -117,7 +72,7 @@ def _accuracy(result: dict[str, Any], key: str, label: str, title: str, note: st
     levels, looks = result["levels"], _looks(result)
     rows = -(-len(levels) // 4)
     columns = -(-len(levels) // rows)
-    figure = _panels([_literal(level) for level in levels], rows, columns)
+    figure = panels([_literal(level) for level in levels], rows, columns)
     for number, level in enumerate(levels):
         place = {"row": 1 + number // columns, "col": 1 + number % columns}
         for name, look in looks.items():
@@ -129,13 +84,13 @@ def _accuracy(result: dict[str, Any], key: str, label: str, title: str, note: st
     figure.update_yaxes(hoverformat=".1f")
     figure.update_yaxes(title_text="val accuracy in %", col=1)
     notes = [_spread_note(result, "Line and band: mean ± sd"), note, _prefix_note(result)]
-    return _finish(figure, title, notes, [look.name for look in looks.values()], PANEL * rows)
+    return finish(figure, title, notes, [look.name for look in looks.values()], PANEL * rows)
 
 
 def _gap(result: dict[str, Any]) -> "Figure":
     """Left the gap in leaf accuracy as training goes on; right val NLL against train NLL, where it is read at one train NLL."""
     looks, (key, label) = _looks(result), _progress(result)
-    figure = _panels(["train accuracy − val accuracy, leaf", "val NLL against train NLL, leaf"], columns=2)
+    figure = panels(["train accuracy − val accuracy, leaf", "val NLL against train NLL, leaf"], columns=2)
     for name, look in looks.items():
         evaluations = _evaluations(result["recipes"][name])
         gap = [spread([100 * (one["train_accuracy"] - one["val"]["leaf"]) for one in seeds]) for seeds in evaluations]
@@ -155,14 +110,14 @@ def _gap(result: dict[str, Any]) -> "Figure":
         "Right: the gap is the height above the dotted line (val = train); of two lines at one train NLL, the lower overfits less.",
         _prefix_note(result),
     ]
-    return _finish(figure, "Train–val gap", notes, [look.name for look in looks.values()], PANEL)
+    return finish(figure, "Train–val gap", notes, [look.name for look in looks.values()], PANEL)
 
 
 def _differences(result: dict[str, Any]) -> "Figure":
     """A row a recipe, a marker a level: mean paired difference and interval."""
     looks, levels, measured_on = _looks(result), result["levels"], result["measured_on"]
     base = looks.pop(result["baseline"]).label
-    figure = _panels([])
+    figure = panels([])
     for number, level in enumerate(levels):
         found = [result["recipes"][name]["difference"][level] for name in looks]
         rows = [row + 0.7 * ((number + 0.5) / len(levels) - 0.5) for row in range(len(looks))]
@@ -177,7 +132,7 @@ def _differences(result: dict[str, Any]) -> "Figure":
     figure.update_xaxes(range=_differences_range(result), zeroline=True, zerolinecolor=BASELINE, zerolinewidth=1.5)
     notes = [_pairs_note(result), f"Right of the line is better than {base}.", _prefix_note(result)]
     height = 60 + len(looks) * (16 + 16 * len(levels))
-    return _finish(figure, f"Difference from {base} in {measured_on} accuracy", notes, levels, height)
+    return finish(figure, f"Difference from {base} in {measured_on} accuracy", notes, levels, height)
 
 
 def _steps(result: dict[str, Any]) -> "Figure":
@@ -186,7 +141,7 @@ def _steps(result: dict[str, Any]) -> "Figure":
     base = looks.pop(result["baseline"]).label
     above = [None, *levels]
     titles = [_literal(level if coarser is None else f"{level}, given {coarser}") for level, coarser in zip(levels, above, strict=False)]
-    figure = _panels(titles, columns=len(levels))
+    figure = panels(titles, columns=len(levels))
     ends = [0.0]
     for number, (level, coarser) in enumerate(zip(levels, above, strict=False)):
         theirs = _step(result, result["baseline"], level, coarser)
@@ -208,7 +163,7 @@ def _steps(result: dict[str, Any]) -> "Figure":
         _pairs_note(result),
         _prefix_note(result),
     ]
-    return _finish(figure, "Where on the way down the tree a recipe gains", notes, levels, 100 + 34 * len(looks))
+    return finish(figure, "Where on the way down the tree a recipe gains", notes, levels, 100 + 34 * len(looks))
 
 
 def _step(result: dict[str, Any], name: str, level: str, coarser: str | None) -> list[float]:
@@ -221,7 +176,7 @@ def _budgets(result: dict[str, Any]) -> "Figure":
     """Leaf accuracy of complete, shorter schedules, beside the baseline's full one."""
     budgets, base, measured_on = result["budgets"], result["baseline"], result["measured_on"]
     looks = {name: look for name, look in _looks(result).items() if budgets.get(name)}
-    figure = _panels([])
+    figure = panels([])
     for number, (name, look) in enumerate(looks.items()):
         points, aside = budgets[name], 0.4 * (number - (len(looks) - 1) / 2)  # so that error bars do not hide each other
         x, y = [100 * point["share"] + aside for point in points], [100 * point["accuracy"]["mean"] for point in points]
@@ -243,7 +198,7 @@ def _budgets(result: dict[str, Any]) -> "Figure":
         f"Every point is a complete schedule of its own (recipes are drawn a little side by side). Dotted: {baseline}, full schedule.",
         _prefix_note(result),
     ]
-    return _finish(figure, f"Leaf accuracy on {measured_on} by budget", notes, [look.name for look in looks.values()], PANEL + 60)
+    return finish(figure, f"Leaf accuracy on {measured_on} by budget", notes, [look.name for look in looks.values()], PANEL + 60)
 
 
 # ---- what the pictures share
@@ -356,13 +311,6 @@ def _points(difference: dict[str, Any]) -> str:
 # ---- plotly
 
 
-def _panels(titles: Sequence[str], rows: int = 1, columns: int = 1) -> "Figure":
-    from plotly.subplots import make_subplots
-
-    spacing = {"horizontal_spacing": 0.18 / (columns + 1), "vertical_spacing": 0.44 / (rows + 1)}
-    return make_subplots(rows, columns, subplot_titles=titles or None, **(spacing if titles else {}))
-
-
 def _line(figure: "Figure", look: _Look, x: list[float], y: list[dict[str, Any]], *, legend: bool = True, **place: int) -> None:
     """A line of means and, where there is a spread, a band of mean ± sd."""
     means = [one["mean"] for one in y]
@@ -395,78 +343,3 @@ def _level_marker(number: int, levels: int) -> dict[str, Any]:
     above = levels - 1 - number
     (colour,) = sample_colorscale("Viridis", 0.1 + 0.7 * above / max(1, levels - 1))
     return {"color": colour, "symbol": LEVEL_SYMBOLS[above % len(LEVEL_SYMBOLS)], "size": 9}
-
-
-def _finish(figure: "Figure", title: str, notes: Sequence[str], labels: Sequence[str], height: int) -> "Figure":
-    """Title, notes below it and a legend at the bottom, each given the room that its text takes."""
-    text = textwrap.wrap(" ".join(filter(None, notes)), 190, break_long_words=False, break_on_hyphens=False)
-    entry = CHARACTER * max(map(len, labels)) + 10
-    columns = max(1, int((WIDTH - 100) // (entry + 45)))
-    top = 62 + TITLE_LINE * len(text) + (22 if figure.layout.annotations else 0)  # annotations: the titles of the panels
-    bottom = 70 + LEGEND_LINE * -(-len(labels) // columns)
-    total = height + top + bottom
-    heading = f'{title}<br><span style="font-size:13px">{"<br>".join(text)}</span>'
-    legend = {"orientation": "h", "traceorder": "normal", "entrywidth": entry, "x": 0, "y": 8 / total, "yref": "container"}
-    figure.update_layout(
-        template="plotly_white",
-        font={"family": "Arial, Helvetica, Liberation Sans, sans-serif", "size": 13, "color": "#333333"},
-        width=WIDTH,
-        height=total,
-        margin={"l": 75, "r": 25, "t": top, "b": bottom},
-        title={"text": heading, "font": {"size": 19}, "x": 0.02, "y": 1 - 32 / total, "yanchor": "top"},
-        hoverlabel={"namelength": -1},
-        showlegend=True,
-        legend=legend | {"yanchor": "bottom"},
-    )
-    figure.update_annotations(font={"size": 14})
-    figure.update_xaxes(title_font={"size": 13})
-    return figure.update_yaxes(title_font={"size": 13})
-
-
-# ---- files
-
-
-def _pages(drawn: "dict[str, Figure]") -> dict[str, bytes]:
-    """The html files and the one script they share."""
-    from plotly.offline import get_plotlyjs
-
-    options = {"include_plotlyjs": "directory", "config": {"displaylogo": False}}
-    pages = {f"{name}.html": figure.to_html(div_id=name, **options).encode() for name, figure in drawn.items()}
-    return pages | {"plotly.min.js": get_plotlyjs().encode()}
-
-
-def _images(drawn: "dict[str, Figure]", formats: Sequence[str]) -> tuple[dict[str, bytes], str | None]:
-    """The svg and png files, or none and why."""
-    if not formats:
-        return {}, None
-    from choreographer.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError, DevtoolsProtocolError
-
-    try:
-        with ThreadPoolExecutor(1) as thread:  # a notebook has an event loop in its own
-            return thread.submit(lambda: asyncio.run(_photograph(drawn, formats))).result(), None
-    except ChromeNotFoundError:
-        why = "none was found"
-    except (BrowserFailedError, BrowserClosedError, DevtoolsProtocolError, TimeoutError) as error:
-        why = f"the one found failed ({type(error).__name__})"
-    path = os.environ.get("BROWSER_PATH")
-    hint = f"BROWSER_PATH is {path}" if path else "the environment variable BROWSER_PATH can name one"
-    return {}, f"{' and '.join(formats)} need Chrome or Chromium: {why}; {hint}"
-
-
-async def _photograph(drawn: "dict[str, Figure]", formats: Sequence[str]) -> dict[str, bytes]:
-    """All images from one browser, since starting it takes seconds."""
-    from kaleido import Kaleido
-
-    async with Kaleido(path=os.environ.get("BROWSER_PATH"), mathjax=False) as browser:  # MathJax would be fetched from the network
-        return {
-            f"{name}.{suffix}": await browser.calc_fig(figure, {"format": suffix, "scale": 2 if suffix == "png" else 1})
-            for name, figure in drawn.items()
-            for suffix in formats
-        }
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    for name, content in files.items():
-        with atomic_file(folder / name) as scratch:
-            scratch.write_bytes(content)
-    return [folder / name for name in files]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from hiercnn.errors import DataError, ShapeError
 
@@ -43,6 +42,8 @@ def channel_relevance(responses: np.ndarray, members: np.ndarray) -> np.ndarray:
     Raises:
         DataError: A group of no class, or of all.
     """
+    from scipy.stats import rankdata
+
     members = np.asarray(members, dtype=bool)
     inside, outside = members.sum(), (~members).sum()
     if not inside or not outside:

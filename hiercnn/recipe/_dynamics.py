@@ -14,9 +14,10 @@ from hiercnn.clustering import cluster, vector_distances
 from hiercnn.data import ImageSet, make_loader
 from hiercnn.dynamics import LEAF, LOGITS, TREE, Row, first_reaching, look, measure
 from hiercnn.errors import CheckpointError, DataError, RecipeError
+from hiercnn.files import atomic_file
 from hiercnn.recipe._build import PYTHON, build_data, build_source
 from hiercnn.recipe._fit import Run
-from hiercnn.train import atomic_file, load_weights, pick_device
+from hiercnn.train import load_weights, pick_device
 
 TAUS = (0.5, 0.8, 0.9)
 COLUMNS = ("epoch", "step", *Row._fields)

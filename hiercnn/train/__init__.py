@@ -5,7 +5,7 @@ from hiercnn.train._display import QuietDisplay, make_display
 from hiercnn.train._environment import PACKAGES, device_name, git_commit, pick_device, pick_precision, version
 from hiercnn.train._evaluate import evaluate
 from hiercnn.train._optim import make_optimizer, make_scheduler
-from hiercnn.train._run import RunFolder, atomic_file
+from hiercnn.train._run import RunFolder
 from hiercnn.train._settings import Linear, OptimSettings, RunSettings, Steps, Weight, frozen_stages, weight_at
 from hiercnn.train._signals import StopRequest, stop_on_signals
 from hiercnn.train._task import FlatTask, HierarchicalTask
@@ -24,7 +24,6 @@ __all__ = [
     "StopRequest",
     "Trainer",
     "Weight",
-    "atomic_file",
     "device_name",
     "evaluate",
     "frozen_stages",

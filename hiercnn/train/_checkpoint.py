@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hiercnn.errors import CheckpointError, shorten
+from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Hierarchy
-from hiercnn.train._run import atomic_file
 
 
 def save_weights(path: Path, model: nn.Module, hierarchy: Hierarchy, **facts: object) -> None:

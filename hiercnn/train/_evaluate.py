@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiercnn.data import Batch
+from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.metrics import LevelAccuracy, Mistakes
 from hiercnn.models import Output
-from hiercnn.train._run import atomic_file
 
 TOP = 5  # classes kept of each sample's predictions between the first and the last evaluation
 

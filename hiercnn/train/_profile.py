@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hiercnn.train._run import atomic_file
+from hiercnn.files import atomic_file
 
 WARM, STEPS = 3, 10  # batches before the first one looked at, and batches looked at
 SECTIONS = ("data", "forward", "loss", "backward", "update")

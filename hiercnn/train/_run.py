@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hiercnn.errors import CheckpointError
+from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Cut, Hierarchy, read_cuts, read_hierarchy, save_hierarchy
 
 
@@ -171,24 +172,3 @@ class RunFolder:
     @cached_property
     def cuts(self) -> list[Cut]:
         return read_cuts(self.hierarchy_file, self.hierarchy)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a scratch path to write; on success it is fsynced and takes the place of `path`, on failure `path` stays as it was.
-
-    Raises:
-        CheckpointError: The disk is full or not writable; says that the old file is intact.
-    """
-    from safetensors import SafetensorError
-
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        yield scratch
-        with open(scratch, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        scratch.unlink(missing_ok=True)
-        kept = "; the file of before is intact" if path.exists() else ""
-        raise CheckpointError(f"cannot write {path}: {error}{kept}. Free space or mend permissions and go on (train: --resume)") from error

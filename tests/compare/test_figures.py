@@ -9,8 +9,9 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from hiercnn.compare._figures import BASELINE, WIDTH, figures, save_figures
+from hiercnn.compare._figures import BASELINE, figures, save_figures
 from hiercnn.errors import CheckpointError, HierCNNError
+from hiercnn.pictures import WIDTH
 
 LEVELS = ["3 groups", "leaf"]
 EPOCHS = (2, 4, 6)

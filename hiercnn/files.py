@@ -1,0 +1,29 @@
+"""Files that appear whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hiercnn.errors import CheckpointError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a scratch path to write; on success it is fsynced and takes the place of `path`, on failure `path` stays as it was.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; says that the old file is intact.
+    """
+    from safetensors import SafetensorError
+
+    scratch = path.with_name(path.name + ".tmp")
+    try:
+        yield scratch
+        with open(scratch, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        scratch.unlink(missing_ok=True)
+        kept = "; the file of before is intact" if path.exists() else ""
+        raise CheckpointError(f"cannot write {path}: {error}{kept}. Free space or mend permissions and go on (train: --resume)") from error
