@@ -82,15 +82,13 @@ def compare(
     trust_imports: Trust = False,
 ) -> None:
     """Train recipes over seeds (finished runs are reused) and print them side by side."""
-    from rich.console import Console
-
     from hiercnn.compare import compare as run_comparison
     from hiercnn.compare import table
     from hiercnn.pictures import make_folder
 
     names = [text for text in recipes if "=" not in text or Path(text).exists()]
     overrides = _with_display([text for text in recipes if text not in names], quiet)
-    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)  # a pipe has no width to keep to
+    console = _console()
     tell = (lambda text: None) if quiet else (lambda text: console.print(text, style="bold", markup=False, highlight=False, soft_wrap=True))
     if figures is not None:
         make_folder(figures)  # before hours of training
@@ -109,7 +107,9 @@ def compare(
     if not quiet:
         console.print(f"written to {out / 'compare.json'}, compare.md and compare.csv", markup=False, highlight=False, soft_wrap=True)
     if figures is not None:
-        _save_figures(result, figures, console)
+        from hiercnn.compare import figures as drawn
+
+        _save_pictures(drawn(result), figures, console)
 
 
 @app.command()
@@ -144,13 +144,21 @@ def dynamics(
     images: Annotated[int, typer.Option(min=1, help="Images of train, and of test, to look at.")] = 2000,
     random: Annotated[int, typer.Option(min=0, help="Random partitions of the same group sizes beside each cut.")] = 20,
     probes: Annotated[bool, typer.Option("--probes/--no-probes", help="Fit linear probes, which takes most of the time.")] = True,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as HTML, SVG and PNG.")] = None,
     trust_imports: Trust = False,
 ) -> None:
     """Measure what a run learnt when and where, from the weights it has kept; a second call goes on where the first was stopped."""
     from hiercnn.cli._dynamics import print_dynamics
+    from hiercnn.pictures import make_folder
     from hiercnn.recipe import Run
 
-    print_dynamics(Run(run, trust_imports=trust_imports), images=images, random=random, probes=probes)
+    if figures is not None:
+        make_folder(figures)  # before minutes of measuring
+    found = print_dynamics(Run(run, trust_imports=trust_imports), images=images, random=random, probes=probes)
+    if figures is not None:
+        from hiercnn.dynamics import figures as drawn
+
+        _save_pictures(drawn(found.story), figures, _console())
 
 
 @app.command()
@@ -188,10 +196,16 @@ def doctor() -> None:
     print_findings()
 
 
-def _save_figures(result: dict, folder: Path, console) -> None:
-    from hiercnn.compare import save_figures
+def _console():
+    from rich.console import Console
 
-    saved = save_figures(result, folder)
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140)  # a pipe has no width to keep to
+
+
+def _save_pictures(drawn: dict, folder: Path, console) -> None:
+    from hiercnn.pictures import save_pictures
+
+    saved = save_pictures(drawn, folder)
     console.print(f"{len(saved.paths)} files of figures in {folder}", markup=False, highlight=False, soft_wrap=True)
     if saved.left_out is not None:
         console.print(saved.left_out, markup=False, highlight=False, soft_wrap=True)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from hiercnn.dynamics import LAST, LEAF, LOGITS, TREE, Row
-from hiercnn.recipe import Run, dynamics_of_run
+from hiercnn.recipe import Dynamics, Run, dynamics_of_run
 
 
-def print_dynamics(run: Run, **options: object) -> None:
+def print_dynamics(run: Run, **options: object) -> Dynamics:
     """Measure a run and print a row a moment: accuracy and lift of each cut, and the tree of the last features."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,6 +28,7 @@ def print_dynamics(run: Run, **options: object) -> None:
         "accuracy on test in %, that of random groups of the same sizes in brackets; lift: right groups of wrong classes ÷ chance"
     )
     console.print(f"{len(found.rows):,} numbers in {found.folder}: dynamics.csv, times.csv, means.npz", highlight=False, soft_wrap=True)
+    return found
 
 
 def _cells(here: Mapping[tuple[str, str, str], Row], cuts: list[str]) -> list[str]:

@@ -43,7 +43,8 @@ def file_set(paths: list[Path], names: tuple[str, ...], root: Path) -> ImageSet:
     position = {name: i for i, name in enumerate(names)}
     strangers = sorted({path.parent.name for path in paths}.difference(position))
     if strangers:
-        raise DataError(f"{root}: folder '{strangers[0]}' is not one of the {len(names)} classes{did_you_mean(strangers[0], names)}")
+        hint = f"{did_you_mean(strangers[0], names)}; rename it, leave it out, or give train images of it"
+        raise DataError(f"{root}: folder '{strangers[0]}' is not one of the {len(names)} classes{hint}")
     labels = np.array([position[path.parent.name] for path in paths], dtype=np.int64)
     ids = Names.of(path.relative_to(root).as_posix() for path in paths)
     return ImageSet(labels, ids, paths=Files(root, ids))

@@ -81,7 +81,9 @@ class _Listed(NamedTuple):
 def _check_request(kind: str, name: str, root: Path | None, download: bool) -> None:
     if kind not in KINDS:
         known = ", ".join(f"{known}/" for known in KINDS if known)
-        raise DataError(f"data.dataset: unknown prefix '{kind}/'{did_you_mean(kind, KINDS)}; wanted {known}, or nothing for folders")
+        raise DataError(
+            f"data.dataset: unknown prefix '{kind}/'{did_you_mean(kind, KINDS)}; wanted {known}, or no data.dataset for a folder or tar file in data.root"
+        )
     if kind in PACKAGES:
         module, package = PACKAGES[kind]
         spec = importlib.util.find_spec(module)
@@ -209,6 +211,8 @@ def _hugging_face(reader, key: str) -> _Listed:
     if reader.label_key not in reader.dataset.column_names:
         columns = shorten(reader.dataset.column_names)
         raise DataError(f"data.target_key: the data set has no column '{reader.label_key}'; there are {columns}")
+    if len(reader) and reader.dataset[0][reader.image_key] is None:
+        raise DataError(f"data.input_key: no image in the column '{reader.image_key}'; there are {shorten(reader.dataset.column_names)}")
     ids = _numbered(key, len(reader))
     return _Listed(_in_order(reader.class_to_idx), list(reader.dataset[reader.label_key]), _from_dataset(_Rows(reader, ids), ids))
 

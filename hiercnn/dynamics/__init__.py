@@ -2,6 +2,7 @@
 
 from hiercnn.dynamics._collapse import Collapse, collapse, etf_floors, group_rows, nc4, nearest_mean
 from hiercnn.dynamics._embedding import aligned_path
+from hiercnn.dynamics._figures import Story, figures
 from hiercnn.dynamics._hypernyms import HypernymScores, confusion_matrix, first_reaching, hypernym_scores, sum_rule_hits
 from hiercnn.dynamics._measure import LAST, LEAF, LOGITS, TREE, Look, Row, look, measure
 from hiercnn.dynamics._separability import block_strength, chance_corrected, channel_relevance, class_similarity, probe_accuracy
@@ -15,6 +16,7 @@ __all__ = [
     "HypernymScores",
     "Look",
     "Row",
+    "Story",
     "aligned_path",
     "block_strength",
     "chance_corrected",
@@ -23,6 +25,7 @@ __all__ = [
     "collapse",
     "confusion_matrix",
     "etf_floors",
+    "figures",
     "first_reaching",
     "group_rows",
     "hypernym_scores",

@@ -2,6 +2,7 @@
 
 from hiercnn.models._backbone import PLACES, create_backbone, seeded, stage_index, stages, tapped_forward
 from hiercnn.models._catalogue import BackboneInfo, Stage, backbone_names, describe_backbone
+from hiercnn.models._checkpointing import checkpoint_gradients
 from hiercnn.models._freeze import check_frozen_stage, freeze, parameters_up_to
 from hiercnn.models._heads import PoolHead, heads
 from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model, check_forward
@@ -21,6 +22,7 @@ __all__ = [
     "build_model",
     "check_forward",
     "check_frozen_stage",
+    "checkpoint_gradients",
     "create_backbone",
     "describe_backbone",
     "freeze",

@@ -17,7 +17,7 @@ def create_backbone(
     name: str,
     num_classes: int,
     *,
-    in_chans: int = 3,
+    in_chans: int | None = 3,
     stem: str = "default",
     options: Mapping[str, object] | None = None,
     weights: str | None = None,
@@ -27,7 +27,7 @@ def create_backbone(
     Args:
         name: Any model of timm's registry, ours included (`resnet_small`, `vgg_small_bn`, `alexnet_bn`).
         num_classes: Leaf classes C.
-        in_chans: Channels of the images.
+        in_chans: Channels of the images; None takes those of the weights.
         stem: `default`, or `small`: for timm's ResNets a 3×3 stride-1 first convolution and no max pooling, which keeps 4× the
             resolution on images of 32–64 px.
         options: Further arguments of `timm.create_model`, such as `drop_path_rate` or `img_size`.
@@ -52,7 +52,7 @@ def create_backbone(
         raise RecipeError("a small stem has no pretrained weights; leave out model.stem or model.weights")
     try:
         if weights is None:
-            backbone = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans, **(options or {}))
+            backbone = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans or 3, **(options or {}))
         else:
             backbone = pretrained_backbone(name, weights, in_chans=in_chans, options=options or {})
     except (TypeError, ValueError, AssertionError) as error:
@@ -75,7 +75,7 @@ def stages(backbone: nn.Module, name: str = "this backbone") -> list[dict]:
     info = getattr(backbone, "feature_info", None)
     info = getattr(info, "info", info)
     if not info:
-        raise RecipeError(f"{name} has no feature_info, so heads cannot be placed on its stages")
+        raise RecipeError(f"{name} has no feature_info, which would say where its stages are")
     return list(info)
 
 

@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from hiercnn.errors import RecipeError, did_you_mean
 from hiercnn.models._backbone import PLACES, stage_index, stages, tapped_forward
+from hiercnn.models._checkpointing import no_checkpointing
 
 NONE, ALL = "none", "all"
 
@@ -44,7 +45,7 @@ def parameters_up_to(backbone: nn.Module, stage: int | str, shape: Sequence[int]
     was_training = backbone.training
     backbone.eval()  # batch norm in training refuses one value a channel
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), no_checkpointing(backbone):
             features = functional_call(tap, ghosts, torch.empty(tuple(shape), device="meta"))
             grads = torch.autograd.grad(features.sum(), [ghosts[name] for name in names], allow_unused=True)
     except RuntimeError as error:  # a few models look at values, which there are none of
@@ -61,10 +62,11 @@ def freeze(module: nn.Module, names: frozenset[str], trainable: frozenset[str]) 
     """
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in trainable and name not in names)
-    for part in module.modules():
-        own = list(part.parameters(recurse=False))
-        if getattr(part, "running_mean", None) is not None and own and not any(parameter.requires_grad for parameter in own):
-            part.eval()
+    for path, part in module.named_modules():
+        if getattr(part, "running_mean", None) is not None:
+            owner = part if any(True for _ in part.parameters()) else module.get_submodule(path.rpartition(".")[0])  # without parameters
+            if not any(parameter.requires_grad for parameter in owner.parameters()):
+                part.eval()
 
 
 class _Tap(nn.Module):

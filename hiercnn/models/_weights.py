@@ -1,6 +1,7 @@
 """Weights that a backbone begins with: of a file, a run, a package, a hub repository, or timm's own. The classifier is always a new one."""
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from hiercnn.errors import RecipeError, shorten
 TIMM = "timm"
 PACKAGE = "package:"
 HUBS = ("local-dir:", "hf-hub:")  # as timm names a folder and a repository of the Hugging Face hub
+RGB = 3
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 
-def pretrained_backbone(name: str, weights: str, *, in_chans: int, options: Mapping[str, object]) -> nn.Module:
+def pretrained_backbone(name: str, weights: str, *, in_chans: int | None, options: Mapping[str, object]) -> nn.Module:
     """A timm classifier with pretrained weights and the classifier that belongs to them.
 
     timm does the loading: it takes wrappers and prefixes off, converts the original repositories' names, and adapts the first convolution
@@ -33,7 +35,7 @@ def pretrained_backbone(name: str, weights: str, *, in_chans: int, options: Mapp
 
     if weights == TIMM:
         try:
-            return timm.create_model(name, pretrained=True, in_chans=in_chans, **options)
+            return timm.create_model(name, pretrained=True, in_chans=in_chans or RGB, **options)
         except (RuntimeError, OSError, ValueError) as error:
             raise RecipeError(
                 f"timm cannot get weights of '{name}': {_first_line(error)}; fetch a file elsewhere and give its path"
@@ -43,12 +45,19 @@ def pretrained_backbone(name: str, weights: str, *, in_chans: int, options: Mapp
     state = read_weights(weights)
     if weights.startswith(PACKAGE):
         state = _in_order(state, timm.create_model(name, **options), weights)
-    classes = _classes_of(state, name)
-    overlay = {"state_dict": dict(state), "num_classes": classes}
+    classes, channels = _classes_of(state, name), _channels_of(state, name)
+    in_chans = in_chans or channels
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes, in_chans=in_chans, **options)
+        if in_chans == channels != RGB:  # timm adapts weights for RGB alone
+            model = timm.create_model(name, num_classes=classes, in_chans=in_chans, **options)
+            model.load_state_dict(state)
+            return model
+        _check_channels(weights, channels, in_chans)
+        options = {"num_classes": classes, "in_chans": in_chans, **options}
+        overlay = {"state_dict": dict(state), "num_classes": classes}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except RuntimeError as error:
-        own = timm.create_model(name, num_classes=classes, **options).state_dict()
+        own = timm.create_model(name, **{"num_classes": classes, "in_chans": channels} | dict(options)).state_dict()
         raise RecipeError(f"{weights} holds no weights of '{name}'{_differences(state, own)}") from error
 
 
@@ -76,17 +85,41 @@ def pretrained_config(name: str, weights: str) -> dict[str, object]:
     return config
 
 
-def _of_hub(name: str, weights: str, *, in_chans: int, options: Mapping[str, object]) -> nn.Module:
+def _of_hub(name: str, weights: str, *, in_chans: int | None, options: Mapping[str, object]) -> nn.Module:
     """The model that the recipe describes (not that of the repository's own options) with the tensors of a hub repository."""
     import timm
     from huggingface_hub.errors import HTTPError
     from safetensors import SafetensorError
 
     config = pretrained_config(name, weights)
+    channels = (config.get("input_size") or [RGB])[0]
+    in_chans = in_chans or channels
+    if in_chans != channels or channels not in (1, RGB):  # others timm neither adapts nor keeps
+        _check_channels(weights, channels, in_chans)
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg=config, in_chans=in_chans, **options)
     except (RuntimeError, OSError, EOFError, HTTPError, SafetensorError, pickle.UnpicklingError) as error:
         raise RecipeError(f"{weights} holds no weights of '{name}' with the options {dict(options)}: {error}") from error
+
+
+def _channels_of(state: Mapping[str, Tensor], name: str) -> int:
+    """Channels of the images that the weights are for, by the first convolution; RGB where that is not to be seen."""
+    first = _names_of(name, "first_conv")
+    kernel = state.get(f"{first}.weight")
+    return RGB if kernel is None or kernel.ndim != 4 else int(kernel.shape[1])
+
+
+def _check_channels(weights: str, theirs: int, wanted: int) -> None:
+    if theirs != RGB:
+        raise RecipeError(f"{weights} is for images of {theirs} channels, these have {wanted}; weights for RGB can be adapted, others not")
+
+
+def _names_of(name: str, key: str) -> str | None:
+    """What timm calls a part of the model; the first of several."""
+    import timm
+
+    found = getattr(timm.get_pretrained_cfg(name), key, None)
+    return found[0] if isinstance(found, tuple | list) else found
 
 
 def _first_line(error: Exception) -> str:
@@ -99,8 +132,7 @@ def read_weights(weights: str) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     path = _package_file(weights.removeprefix(PACKAGE)) if weights.startswith(PACKAGE) else Path(weights)
-    run = path.is_dir()
-    path = path / "checkpoints" / "last.safetensors" if run else path
+    path = path / "checkpoints" / "last.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise RecipeError(
             f"no weights in {path}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, {PACKAGE}NAME, or {HUBS[0]}DIR"
@@ -109,15 +141,21 @@ def read_weights(weights: str) -> dict[str, Tensor]:
         raise RecipeError(f"{path}: weights are files that end in {', '.join(SUFFIXES)}")
     try:
         state = load_state_dict(str(path), weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, SafetensorError) as error:
-        if "weights_only" in str(error):  # torch's, or timm's around it
+    except AttributeError as error:  # timm looks into a mapping
+        raise RecipeError(f"{path} holds no state dict, no tensors by name") from error
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, TypeError, SafetensorError) as error:
+        if re.search(r"Unsupported (global|class|function)|GLOBAL", str(error)):  # of torch's weights_only
             raise RecipeError(f"{path} holds more than tensors, and reading it could run code; ask for a safetensors file") from error
-        raise RecipeError(f"cannot read weights {path}: {str(error)[:200]}") from error
-    if run:
+        raise RecipeError(f"cannot read weights {path}, it is damaged or of another kind: {_first_line(error)}") from error
+    if any(key.startswith("backbone.") for key in state):  # a run's checkpoint: heads and all
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(state):
-        raise RecipeError(f"{path} holds no state dict: {shorten(set(map(str, state)) - set(tensors)) or 'nothing'} is no tensor")
+        others = shorten(set(map(str, state)) - set(tensors))
+        raise RecipeError(f"{path} holds no state dict: {f'{others} is no tensor' if others else 'it is empty'}")
+    broken = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise RecipeError(f"{path} holds numbers that are not finite: {shorten(broken)}; take weights of before the training diverged")
     return tensors
 
 
@@ -151,15 +189,10 @@ def _classes_of(state: Mapping[str, Tensor], name: str) -> int:
     """Classes of the classifier among the weights; 0 where there is none. Files in other formats have timm's number."""
     import timm
 
-    config = timm.get_pretrained_cfg(name)
-    classifier = getattr(config, "classifier", None)
-    classifier = classifier[0] if isinstance(classifier, tuple | list) else classifier
-    known = getattr(config, "num_classes", 1000) if config is not None else 1000
+    classifier, first = _names_of(name, "classifier"), _names_of(name, "first_conv")
     if f"{classifier}.weight" in state:
         return state[f"{classifier}.weight"].shape[0]
-    first = getattr(config, "first_conv", None)
-    first = first[0] if isinstance(first, tuple | list) else first
-    return 0 if f"{first}.weight" in state else known
+    return 0 if f"{first}.weight" in state else getattr(timm.get_pretrained_cfg(name), "num_classes", 1000)
 
 
 def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

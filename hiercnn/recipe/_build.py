@@ -106,17 +106,18 @@ def build_task(recipe: Recipe, data: Data, model: HierarchicalModel, taught: Hie
         raise RecipeError("images labelled with groups of the given tree cannot teach a clustered one; leave out hierarchy.cluster")
     loss = build_loss(recipe, taught, inner_labels=data.inner_labels)
     tau = recipe.loss.logit_adjustment
-    adjustment = tau * torch.tensor(class_shares(data)).log().float() if tau else None
+    adjustment = tau * torch.tensor(class_shares(data, recipe.data.balance)).log().float() if tau else None
     if not model.specs:
         return FlatTask(loss, recipe.loss.weight, adjustment=adjustment)
     return HierarchicalTask(loss, recipe.loss.weight, heads=model.specs, adjustment=adjustment)
 
 
-def class_shares(data: Data) -> np.ndarray:
-    """Share of each class of the training images [C]; an image labelled with a group counts evenly for the group's classes."""
+def class_shares(data: Data, balance: float = 0.0) -> np.ndarray:
+    """Share of each class of the training images as they are drawn [C]; one labelled with a group counts evenly for the group's classes."""
     tree = data.hierarchy
-    counts = np.bincount(data.train.labels, minlength=tree.num_nodes)
-    shares = counts[: tree.num_classes].astype(float)
+    counts = np.bincount(data.train.labels, minlength=tree.num_nodes).astype(float)
+    counts[counts > 0] **= 1 - balance  # how often `data.balance` draws each label
+    shares = counts[: tree.num_classes].copy()
     for label in np.flatnonzero(counts[tree.num_classes :]) + tree.num_classes:
         leaves = tree.leaves(tree.label_nodes[label])
         shares[leaves] += counts[label] / len(leaves)

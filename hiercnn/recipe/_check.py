@@ -41,8 +41,11 @@ def find_problems(recipe: Recipe, *, tree_failed: bool = False, stand_in: Hierar
 def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None, tree_failed: bool) -> None:
     trunk = None
     if recipe.model.backbone != PYTHON:
-        options = {"stem": recipe.model.stem, "options": recipe.model.options, "weights": recipe.model.weights}
+        options = {"stem": recipe.model.stem, "options": recipe.model.options}
         trunk = _attempt(problems, "model.backbone", create_backbone, recipe.model.backbone, 2, **options)
+        if trunk is not None and recipe.model.weights is not None:
+            options |= {"weights": recipe.model.weights, "in_chans": None}
+            _attempt(problems, "model.weights", create_backbone, recipe.model.backbone, 2, **options)
     for epoch, stage in frozen_stages(recipe.train.freeze).items() if trunk is not None else ():
         path = f"train.freeze.steps.{epoch}" if hasattr(recipe.train.freeze, "steps") else "train.freeze"
         _attempt(problems, path, check_frozen_stage, trunk, stage, recipe.model.backbone)

@@ -26,6 +26,7 @@ from hiercnn.hierarchy import Hierarchy
 from hiercnn.models import stage_index, stages, tapped_forward
 from hiercnn.recipe._build import PYTHON, build_data, build_source
 from hiercnn.recipe._fit import Run
+from hiercnn.recipe._load import data_settings
 from hiercnn.recipe._schema import ClusterSettings
 from hiercnn.train import pick_device
 
@@ -87,7 +88,7 @@ def cluster_run(
         vectors = _classifier_rows(model, len(names))
     else:
         images = _images(run, split or SPLITS[source])
-        loader = make_loader(images, run.recipe.data, train=False, channels=run.channels, device=place)
+        loader = make_loader(images, data_settings(run.recipe, run.channels), train=False, channels=run.channels, device=place)
         if source == "features":
             vectors = _class_means(model, loader, names, stage)
         else:

@@ -12,11 +12,12 @@ import torch
 
 from hiercnn.clustering import cluster, vector_distances
 from hiercnn.data import ImageSet, make_loader
-from hiercnn.dynamics import LEAF, LOGITS, TREE, Row, first_reaching, look, measure
+from hiercnn.dynamics import LEAF, LOGITS, TREE, Row, Story, first_reaching, look, measure
 from hiercnn.errors import CheckpointError, DataError, RecipeError
 from hiercnn.files import atomic_file
 from hiercnn.recipe._build import PYTHON, build_data, build_source
 from hiercnn.recipe._fit import Run
+from hiercnn.recipe._load import data_settings
 from hiercnn.train import load_weights, pick_device
 
 TAUS = (0.5, 0.8, 0.9)
@@ -39,12 +40,14 @@ class Dynamics(NamedTuple):
         means: {layer: class means [T, K, F]} at the same moments.
         moments: These.
         folder: Where dynamics.csv, times.csv and means.npz lie.
+        story: What figures are drawn from.
     """
 
     rows: list[tuple[int, int, Row]]
     means: dict[str, np.ndarray]
     moments: list[Moment]
     folder: Path
+    story: Story
 
 
 def dynamics_of_run(
@@ -85,8 +88,9 @@ def dynamics_of_run(
         file = folder / f"{moment.weights}.npz"
         if not _same(file, options):
             load_weights(run.checkpoints / f"{moment.weights}.safetensors", model, run.hierarchy)
+            settings = data_settings(run.recipe, run.channels)
             options_of_loader = {"train": False, "channels": run.channels, "device": place}
-            looks = [look(model, make_loader(part, run.recipe.data, **options_of_loader)).cpu() for part in (train, test)]
+            looks = [look(model, make_loader(part, settings, **options_of_loader)).cpu() for part in (train, test)]
             rows = measure(*looks, run.hierarchy, cuts, weight=None if weight is None else weight.cpu(), random=random, probes=probes)
             _write_moment(file, rows, looks[0].class_means(run.hierarchy.num_classes), options)
         found.append(_read_moment(file))
@@ -99,11 +103,14 @@ def kept_moments(run: Run) -> list[Moment]:
     """The weights kept through training, in order of time. Raises CheckpointError if there are fewer than two."""
     if not run.exists():
         raise CheckpointError(f"no run in {run.path}")
-    per_epoch = next((event["steps_per_epoch"] for event in run.events if event["event"] == "start"), None)
     steps = sorted(int(file.stem.removeprefix("step-")) for file in run.checkpoints.glob("step-*.safetensors"))
-    if len(steps) < 2 or per_epoch is None:
+    if len(steps) < 2:
         raise CheckpointError(f"{run.path} has kept weights of {len(steps)} moments; train it with checkpoints.keep=log")
-    return [Moment(f"step-{step:08d}", -(-step // per_epoch), step) for step in steps]
+    return [Moment(f"step-{step:08d}", -(-step // _updates_per_epoch(run)), step) for step in steps]
+
+
+def _updates_per_epoch(run: Run) -> int:
+    return run.start["steps_per_epoch"]
 
 
 def _images(run: Run, count: int) -> list[ImageSet]:
@@ -157,7 +164,9 @@ def _assembled(run: Run, folder: Path, moments: list[Moment], found: list[tuple[
     _write_csv(folder / "times.csv", ("layer", "cut", "statistic", "time", "step", "epoch"), _times(moments, rows))
     with atomic_file(folder / "means.npz") as scratch, open(scratch, "wb") as out:
         np.savez_compressed(out, steps=[moment.step for moment in moments], **means)
-    return Dynamics(rows, means, moments, folder)
+    cuts = [cut for cut in run.cuts if cut.name != LEAF]
+    story = Story(rows, means, [moment.step for moment in moments], _updates_per_epoch(run), run.hierarchy, cuts)
+    return Dynamics(rows, means, moments, folder, story)
 
 
 def _against_last(moments: list[Moment], means: dict[str, np.ndarray], classes: Sequence[str]) -> list[tuple[int, int, Row]]:

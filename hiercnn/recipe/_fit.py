@@ -22,7 +22,7 @@ from hiercnn.recipe._build import (
     report_cuts,
     taught_hierarchy,
 )
-from hiercnn.recipe._load import load_recipe, to_yaml
+from hiercnn.recipe._load import data_settings, load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, read_recipe_file
 from hiercnn.train import QuietDisplay, RunFolder, Trainer, load_weights, make_display
@@ -192,7 +192,7 @@ def build_trainer(
         data=data,
         cuts=report_cuts(recipe, data.hierarchy),
         settings=recipe,
-        data_settings=recipe.data,
+        data_settings=data_settings(recipe, data.channels),
         run=run,
         recipe_text=to_yaml(recipe),
         display=display,

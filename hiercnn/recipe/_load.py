@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from hiercnn.data import data_sets
+from hiercnn.data import DataSettings, data_sets
 from hiercnn.errors import RecipeError, did_you_mean
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses import losses
@@ -74,15 +74,31 @@ def _as_pretrained(recipe: Recipe) -> Recipe:
     """With the image size, interpolation, mean and standard deviation that belong to pretrained weights, where the recipe gives none."""
     if recipe.model.weights is None or all(getattr(recipe.data, key) is not None for key in OF_WEIGHTS):
         return recipe
+    missing = {key: value for key, value in _of_weights(recipe).items() if getattr(recipe.data, key) is None}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=missing)})
+
+
+def _of_weights(recipe: Recipe) -> dict[str, Any]:
+    """What pretrained weights say of `OF_WEIGHTS`."""
     run = Path(recipe.model.weights, "recipe.yaml")
     if run.is_file():
         theirs = read_recipe_file(run).get("data") or {}
     else:
-        config = pretrained_config(recipe.model.backbone, recipe.model.weights)
-        theirs = config | {"image_size": config["input_size"][-1]} if config.get("input_size") else config
-    missing = {key: theirs[key] for key in OF_WEIGHTS if theirs.get(key) is not None and getattr(recipe.data, key) is None}
-    missing |= {key: list(missing[key]) for key in ("mean", "std") if key in missing}
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=missing)})
+        theirs = pretrained_config(recipe.model.backbone, recipe.model.weights)
+        theirs = theirs | ({"image_size": theirs["input_size"][-1]} if theirs.get("input_size") else {})
+    found = {key: theirs[key] for key in OF_WEIGHTS if theirs.get(key) is not None}
+    return found | {key: list(found[key]) for key in ("mean", "std") if key in found}
+
+
+def data_settings(recipe: Recipe, channels: int) -> DataSettings:
+    """The `data:` section for images of so many channels: mean and std that are those of pretrained weights for RGB are averaged."""
+    values = {key: getattr(recipe.data, key) for key in ("mean", "std")}
+    other = [key for key, value in values.items() if value is not None and len(value) != channels]
+    if not other or recipe.model.weights is None:
+        return recipe.data
+    theirs = _of_weights(recipe)
+    averaged = {key: [sum(values[key]) / len(values[key])] * channels for key in other if values[key] == theirs.get(key)}
+    return recipe.data.model_copy(update=averaged)
 
 
 def _parse(raw: Mapping[str, Any]) -> tuple[Recipe | None, list[Problem]]:

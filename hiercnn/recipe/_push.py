@@ -57,6 +57,8 @@ def _trained(run: Run, weights: str) -> HierarchicalModel:
         raise RecipeError(f"the model of {run.path} was an object, which timm cannot build by name; save its state_dict yourself")
     if recipe.model.stem != "default":
         raise RecipeError("a small stem is no architecture of timm's, which could not rebuild the model; save its state_dict yourself")
+    if weights == "average" and not (run.checkpoints / "average.safetensors").exists():
+        raise CheckpointError(f"{run.path} has no averaged weights; train it with checkpoints.average, or push last or best")
     return run.load_model(weights)
 
 

@@ -129,8 +129,8 @@ class LossSettings(Settings):
     Attributes:
         name: A registered loss of the leaf logits; its own options stand beside these.
         weight: Its weight, constant or scheduled; must not end at zero.
-        logit_adjustment: τ for long tails (Menon et al., ICLR 2021): while training, τ times the log of each class's share of the training
-            images is added to its leaf logit; 0 adds nothing.
+        logit_adjustment: τ for long tails (Menon et al., ICLR 2021): while training, τ times the log of each class's share of the images
+            drawn is added to its leaf logit; 0 adds nothing.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -1,6 +1,7 @@
 """`--profile`: where the time of a training step goes, by torch.profiler."""
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -25,10 +26,6 @@ class StepProfile:
         self.batch, self.seconds = 0, dict.fromkeys(SECTIONS, 0.0)
         self._profiler: torch.profiler.profile | None = None
 
-    @property
-    def done(self) -> bool:
-        return self.batch >= WARM + STEPS
-
     @contextlib.contextmanager
     def section(self, name: str):
         """One of `SECTIONS` of the present batch."""
@@ -44,6 +41,7 @@ class StepProfile:
         """To be called after each batch; returns the table after the last one."""
         self.batch += 1
         if self.batch == WARM:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its remarks on GPUs that are not there
             self._profiler = torch.profiler.profile()
             self._profiler.start()
         if self.batch < WARM + STEPS:
@@ -56,6 +54,12 @@ class StepProfile:
         with atomic_file(self.folder / "steps.txt") as scratch:
             scratch.write_text(table + "\n", encoding="utf-8")
         return table
+
+    def unfinished(self) -> str:
+        """What to say when training ended before the last batch that is looked at."""
+        if self._profiler is not None:
+            self._profiler.stop()
+        return f"no profile: it needs {WARM + STEPS} batches, and there were {self.batch}"
 
     def table(self) -> str:
         """Milliseconds of each section a batch, and the operators that take longest."""

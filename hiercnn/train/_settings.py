@@ -50,10 +50,19 @@ class ScheduleSettings(Settings):
     options: dict[str, Any] = {}
 
 
+def _stage(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("should be a stage (a number, early, middle, late), all, none, or {steps: {epoch: stage}}")
+    return value
+
+
+Stage = Annotated[int | str, BeforeValidator(_stage)]
+
+
 class FreezeSteps(Settings):
     """`{steps: {0: late, 2: early, 4: none}}`: up to which stage the backbone keeps still, from that epoch (0-based) on."""
 
-    steps: dict[Annotated[int, Field(ge=0)], int | str]
+    steps: Annotated[dict[Annotated[int, Field(ge=0)], Stage], Field(min_length=1)]
 
 
 def _stage_or_steps(value: object) -> str:
@@ -61,7 +70,7 @@ def _stage_or_steps(value: object) -> str:
 
 
 Freeze = Annotated[
-    Annotated[int | str, Tag("stage")] | Annotated[FreezeSteps, Tag("steps")],
+    Annotated[Stage, Tag("stage")] | Annotated[FreezeSteps, Tag("steps")],
     Discriminator(_stage_or_steps),
 ]
 
@@ -89,8 +98,7 @@ class TrainSettings(Settings):
         ema: Decay of the moving average of the weights that is evaluated; None evaluates the weights themselves.
         freeze: The stage up to which the backbone keeps still, batch norm's statistics too: an index, early, middle, late, or `all` (all
             but the classifier); or {steps: {0: late, 2: early, 4: none}} to let it go stage by stage. Heads learn in any case.
-        grad_checkpointing: Compute activations again in the backward pass rather than keep them, where timm's model can; batch norm sees
-            its batches twice then.
+        grad_checkpointing: Compute activations again in the backward pass rather than keep them, where timm's model can.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hiercnn.data import Batch, Data, DataSettings, Mixer, keyed_seed, make_loader
-from hiercnn.errors import CheckpointError, DataError, Interrupted, RecipeError, TrainingError, shorten
+from hiercnn.errors import CheckpointError, DataError, Interrupted, TrainingError, shorten
 from hiercnn.hierarchy import Cut
-from hiercnn.models import HierarchicalModel
+from hiercnn.models import HierarchicalModel, checkpoint_gradients
 from hiercnn.train._checkpoint import load_state, load_training_state, load_weights, save_state, save_weights
 from hiercnn.train._display import QuietDisplay, make_display
 from hiercnn.train._environment import describe_environment, pick_device, pick_precision
@@ -74,7 +74,7 @@ class Trainer:
     ):
         _check_model(model, data)
         if settings.train.grad_checkpointing:
-            _checkpoint_gradients(model)
+            checkpoint_gradients(model.backbone)
         self.settings, self.run, self.data, self.cuts = settings, run, data, list(cuts)
         self.recipe_text = recipe_text
         self.display = display or make_display(settings.logging.display)
@@ -116,6 +116,8 @@ class Trainer:
                     self._finish_epoch()
                     self._obey(stop)
                 self._finish_run()
+                if self.profile is not None:
+                    self.display.note(self.profile.unfinished())
             finally:
                 self.display.end()
                 for tracker in self.trackers:
@@ -474,13 +476,6 @@ class Trainer:
 
 def _of_epoch(epoch: int) -> str:
     return f"epoch-{epoch:04d}"
-
-
-def _checkpoint_gradients(model: HierarchicalModel) -> None:
-    try:
-        model.backbone.set_grad_checkpointing(True)
-    except (AttributeError, AssertionError):
-        raise RecipeError("this backbone cannot recompute its activations; leave out train.grad_checkpointing") from None
 
 
 def _input_size(data: Data, side: int | None) -> list[int] | None:

@@ -179,6 +179,11 @@ def test_hugging_face_set(hugging_face):
     np.testing.assert_array_equal(pixels(source.train.fetch(2)), noise(1, seed=2)[0])
 
 
+def test_hugging_face_column_without_images(hugging_face):
+    with pytest.raises(DataError, match=r"data\.input_key: no image in the column 'photo'; there are 'image', "):
+        read(**hugging_face(), input_key="photo")
+
+
 def test_hugging_face_split_may_be_a_slice(hugging_face):
     assert len(read(**hugging_face(), train_split="train[:50%]").train) == 2
 

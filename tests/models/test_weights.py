@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from train.tiny import BRANCHES, tiny
 
 import hiercnn
-from hiercnn.errors import RecipeError
+from hiercnn.errors import RecipeError, ShapeError
 from hiercnn.hierarchy import builtin
 from hiercnn.models import build_model, create_backbone
 from hiercnn.recipe import Run, load_recipe
@@ -123,6 +123,42 @@ def test_a_recipe_takes_size_and_interpolation_of_the_weights_unless_it_has_its_
     assert (own.image_size, own.interpolation) == (32, "bilinear")
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_weights_for_rgb_and_runs_of_other_images_begin_recipes(channels, tmp_path):
+    save_file({k: v.clone() for k, v in create_backbone("resnet18", 5).state_dict().items()}, tmp_path / "w.safetensors")
+    images = [(torch.randint(0, 256, (channels, 32, 32), dtype=torch.uint8), i % 2) for i in range(20)]
+
+    def begun(weights: Path) -> Run:
+        recipe = {"epochs": 1, "data": {"batch_size": 10, "image_size": 32}, "logging": {"display": "quiet"}, "train": {"device": "cpu"}}
+        recipe |= {"model": {"backbone": "resnet18", "weights": str(weights)}}
+        return hiercnn.fit(recipe, train=images, classes=["a", "b"], run_dir=tmp_path / f"from-{weights.name}")
+
+    first = begun(tmp_path / "w.safetensors")
+    assert first.start["mean"] == pytest.approx([0.449] * channels, abs=1e-3)
+    second = begun(first.path)
+    assert second.start["mean"] == first.start["mean"]
+    assert begun(first.checkpoints / "last.safetensors").recipe.model.weights.endswith("last.safetensors")
+    if channels != 1:
+        with pytest.raises(RecipeError, match=f"is for images of {channels} channels, these have 3; weights for RGB can be adapted"):
+            create_backbone("resnet18", 2, weights=str(first.path))
+
+
+def test_a_mean_of_one_s_own_for_other_channels_is_refused(tmp_path):
+    save_file({k: v.clone() for k, v in create_backbone("resnet18", 5).state_dict().items()}, tmp_path / "w.safetensors")
+    images = [(torch.zeros(1, 32, 32, dtype=torch.uint8), i % 2) for i in range(20)]
+    recipe = {
+        "data": {"image_size": 32, "mean": [0.1, 0.2, 0.3]},
+        "model": {"backbone": "resnet18", "weights": str(tmp_path / "w.safetensors")},
+    }
+    with pytest.raises(ShapeError, match="data.mean: wanted 1 values, one a channel, got 3"):
+        hiercnn.fit(recipe, train=images, classes=["a", "b"], run_dir=tmp_path / "run")
+
+
+def test_one_checkpoint_of_a_run(run):
+    model = create_backbone("tiny_net", 5, weights=str(run.checkpoints / "best.safetensors"))
+    assert_begins_with(model, run.load_model("best").backbone.state_dict())
+
+
 def test_a_trained_model_needs_its_first_weights_no_more(file, tmp_path):
     run = hiercnn.fit(tiny(f"model.backbone={NET}", f"model.weights={file}", "epochs=1"), run_dir=tmp_path / "run")
     Path(file).unlink()
@@ -144,6 +180,10 @@ def bad_files(state, folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "damaged.pth").write_bytes(b"no zip")
     torch.save({"epoch": 3, "lr": 0.1}, folder / "plain.pth")
     torch.save([1, 2], folder / "list.pth")
+    torch.save({}, folder / "none.pth")
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    torch.save(state | {"conv1.weight": torch.full((1,), torch.nan)}, folder / "nan.pth")
     torch.save(state | {"conv1.weight": torch.zeros(1)} | {next(iter(state)): torch.zeros(1)}, folder / "shaped.pth")
     (folder / "weights.onnx").write_bytes(b"")
     (folder / "empty").mkdir()
@@ -152,9 +192,13 @@ def bad_files(state, folder: Path) -> dict[str, tuple[Path, str]]:
         "shaped.pth": "of another shape: ",
         "code.pth": "holds more than tensors, and reading it could run code",
         "damaged.safetensors": "cannot read weights",
-        "damaged.pth": "cannot read weights|holds more than tensors",
+        "damaged.pth": "cannot read weights",
         "plain.pth": "holds no state dict",
-        "list.pth": "no state dict|cannot read weights",
+        "list.pth": "holds no state dict, no tensors by name",
+        "none.pth": "holds no state dict: it is empty",
+        "empty.pth": "cannot read weights .*, it is damaged or of another kind: .+",
+        "pointer.pth": "cannot read weights .*, it is damaged or of another kind: .+",
+        "nan.pth": "holds numbers that are not finite: 'conv1.weight'",
         "weights.onnx": "weights are files that end in",
         "nowhere.pth": r"no weights in .*nowhere\.pth; give a file",
         "empty": "no weights in .*last.safetensors",
@@ -181,7 +225,7 @@ def test_a_small_stem_has_no_pretrained_weights(file):
 
 
 def test_a_recipe_tells_where(tmp_path):
-    with pytest.raises(RecipeError, match=r"model\.backbone: no weights in "):
+    with pytest.raises(RecipeError, match=r"model\.weights: no weights in "):
         tiny(f"model.weights={tmp_path / 'nowhere.pth'}")
 
 

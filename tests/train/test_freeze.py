@@ -7,7 +7,7 @@ from train.tiny import BRANCHES, tiny
 
 from hiercnn import fit
 from hiercnn.errors import RecipeError
-from hiercnn.models import create_backbone, freeze, parameters_up_to, stages, tapped_forward
+from hiercnn.models import checkpoint_gradients, create_backbone, freeze, parameters_up_to, stages, tapped_forward
 
 
 @pytest.mark.parametrize(("name", "side"), [("tiny_net", 16), ("resnet18", 32), ("vit_tiny_patch16_224", 224)])
@@ -51,6 +51,22 @@ def test_a_backbone_that_looks_at_values_can_be_frozen_as_a_whole_alone():
     assert len(parameters_up_to(backbone, "all", (2, 3, 16, 16))) > 0
 
 
+def test_freezing_goes_with_recomputed_activations():
+    plain, again = (create_backbone("resnet18", 3) for _ in range(2))
+    checkpoint_gradients(again)
+    assert parameters_up_to(again, "middle", (2, 3, 32, 32)) == parameters_up_to(plain, "middle", (2, 3, 32, 32))
+    assert again.grad_checkpointing
+
+
+def test_batch_norms_without_parameters_keep_still_with_what_is_around_them():
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)), nn.Conv2d(4, 4, 3)).train()
+    trainable = frozenset(name for name, _ in net.named_parameters())
+    freeze(net, frozenset({"0.0.weight", "0.0.bias"}), trainable)
+    assert not net[0][1].training
+    freeze(net.train(), frozenset(), trainable)
+    assert net[0][1].training
+
+
 def changed(run, stage: str) -> set[str]:
     """Parts of the network that differ between the weights before the first step and the named ones; statistics of batch norm too."""
     before, after = (run.load_model(name).state_dict() for name in ("step-00000000", stage))
@@ -83,6 +99,8 @@ def test_then_it_is_let_go(released):
     [
         ("erly", "train.freeze: unknown stage 'erly'; did you mean 'early'\\?; use a number, early, middle, late, all, none"),
         ("7", "train.freeze: stage 7 does not exist; tiny_net has stages 0..1"),
+        ("true", "train.freeze: should be a stage .a number, early, middle, late., all, none"),
+        ("{steps: {}}", "train.freeze.steps: Dictionary should have at least 1 item"),
         ("{steps: {0: late, 3: everything}}", "train.freeze.steps.3: unknown stage 'everything'"),
     ],
 )

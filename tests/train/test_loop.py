@@ -12,7 +12,7 @@ import hiercnn.losses
 from hiercnn import fit
 from hiercnn.errors import DataError, RecipeError, TrainingError
 from hiercnn.hierarchy import builtin
-from hiercnn.models import HeadSpec, HierarchicalModel, build_model, create_backbone
+from hiercnn.models import HeadSpec, HierarchicalModel, build_model, checkpoint_gradients, create_backbone
 from hiercnn.recipe import Run, build_data, build_hierarchy, build_source, build_trainer
 from hiercnn.train import RunFolder, load_weights
 from hiercnn.train._evaluate import exact_scores
@@ -181,15 +181,19 @@ def assert_same_weights(run, other) -> None:
 @pytest.mark.parametrize("heads", [False, True])
 def test_recomputed_activations_give_the_same_gradients_in_less_memory(heads):
     tree = builtin("synthetic")
-    images, kept, grads = torch.randn(4, 3, 64, 64), {}, {}
+    images, kept, grads, statistics = torch.randn(4, 3, 64, 64), {}, {}, {}
     for again in (False, True):
         model = build_model("resnet18", tree, [HeadSpec("early", tree.cut(groups=3))] if heads else [])
-        model.backbone.set_grad_checkpointing(again)
+        if again:
+            checkpoint_gradients(model.backbone)
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: s.append(t.nbytes) or t, lambda t: t):
             output = model(images)
         (output.leaf.square().sum() + sum(head.square().sum() for head in output.heads.values())).backward()
         kept[again], grads[again] = sum(saved), [p.grad for p in model.parameters()]
+        statistics[again] = [buffer.clone() for buffer in model.buffers()]
+    for one, other in zip(statistics[False], statistics[True], strict=True):  # a batch is seen once
+        assert torch.equal(one, other)
     assert kept[True] < 0.6 * kept[False]
     for one, other in zip(grads[False], grads[True], strict=True):
         torch.testing.assert_close(one, other)

@@ -48,3 +48,9 @@ def test_the_trace_holds_the_sections(profiled):
 def test_a_profiled_run_ends_as_any_other(profiled, tmp_path):
     run, recipe, _ = profiled
     assert_same_run(fit(recipe, run_dir=tmp_path), run)
+
+
+def test_a_run_that_is_too_short_says_so(tmp_path):
+    display = Notes()
+    fit(tiny("epochs=1"), run_dir=tmp_path, display=display, profile=True)
+    assert display.notes == ["no profile: it needs 13 batches, and there were 5"]

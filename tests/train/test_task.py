@@ -284,3 +284,12 @@ def test_shares_of_classes_count_groups_evenly_for_their_classes():
     np.testing.assert_allclose(class_shares(data), wanted / wanted.sum())
     task = build_task(recipe, data, build_recipe_model(recipe, tree, 3))
     torch.testing.assert_close(task.adjustment, torch.tensor(1.5 * np.log(wanted / wanted.sum())).float())
+
+
+@pytest.mark.parametrize(("balance", "ratio"), [(0.0, 4.0), (0.5, 2.0), (1.0, 1.0)])
+def test_shares_are_those_of_the_images_that_are_drawn(balance, ratio):
+    recipe = tiny("data.imbalance=4", "data.render_train=17")
+    data = build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
+    shares = class_shares(data, balance)
+    assert shares[0] / shares[-1] == pytest.approx(ratio)
+    assert shares.sum() == pytest.approx(1)
