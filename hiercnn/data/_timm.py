@@ -81,9 +81,8 @@ class _Listed(NamedTuple):
 def _check_request(kind: str, name: str, root: Path | None, download: bool) -> None:
     if kind not in KINDS:
         known = ", ".join(f"{known}/" for known in KINDS if known)
-        raise DataError(
-            f"data.dataset: unknown prefix '{kind}/'{did_you_mean(kind, KINDS)}; wanted {known}, or no data.dataset for a folder or tar file in data.root"
-        )
+        folders = "no data.dataset for a folder or tar file in data.root"
+        raise DataError(f"data.dataset: unknown prefix '{kind}/'{did_you_mean(kind, KINDS)}; wanted {known}, or {folders}")
     if kind in PACKAGES:
         module, package = PACKAGES[kind]
         spec = importlib.util.find_spec(module)
