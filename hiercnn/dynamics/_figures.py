@@ -3,7 +3,7 @@
 To add one, write a function `Story → Figure` like those below and name it in `figures`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,10 +65,12 @@ class Story(NamedTuple):
 
 
 def figures(story: Story) -> "dict[str, Figure]":
-    """Figures by name: accuracy, lift, times, separability, blocks, trees, collapse, path, and a dendrogram-step-… of some moments."""
+    """Figures by name: accuracy, lift, times, trees, collapse, path, a dendrogram-step-… of some moments, and separability and blocks where
+    there are random partitions to compare with."""
     drawn = {"accuracy": _accuracy(story), "lift": _lift(story), "times": _times(story)}
-    drawn |= {"separability": _separability(story), "blocks": _blocks(story), "trees": _trees(story)}
-    return drawn | {"collapse": _collapse(story), "path": _path(story)} | _dendrograms(story)
+    if any(row.statistic == "trace_ratio" and np.isfinite(row.random_mean) for *_, row in story.rows):
+        drawn |= {"separability": _separability(story), "blocks": _blocks(story)}
+    return drawn | {"trees": _trees(story), "collapse": _collapse(story), "path": _path(story)} | _dendrograms(story)
 
 
 def _accuracy(story: Story) -> "Figure":
@@ -124,34 +126,37 @@ def _reached(story: Story, cut: str, statistic: str, share: float) -> float | No
 
 
 def _separability(story: Story) -> "Figure":
-    note = "tr Σ_W / tr Σ_B of the true groups ÷ mean of random partitions of the same sizes: below 1 the layer holds these groups apart."
-    return _heatmaps(
-        story, "trace_ratio", "Which layer holds groups apart, and when", note, lambda row: np.log2(row.value / row.random_mean)
-    )
+    note = "tr Σ_W / tr Σ_B of the true groups ÷ mean of random partitions of the same sizes: the lower, the further apart they are."
+    ratio = _tables(story, "trace_ratio", lambda row: row.value / row.random_mean)
+    return _heatmaps(story, ratio, "Which layer holds groups apart, and when", note, "Viridis_r")
 
 
 def _blocks(story: Story) -> "Figure":
-    note = "Mean similarity of class responses inside groups − between groups, less that of random partitions."
-    return _heatmaps(story, "block_strength", "Blocks in class similarity", note, lambda row: row.random_mean - row.value)
+    note = "Mean similarity of class responses inside groups − between groups, less that of random partitions: the higher, the clearer."
+    above = _tables(story, "block_strength", lambda row: row.value - row.random_mean)
+    return _heatmaps(story, above, "Blocks in class similarity", note, "Viridis")
 
 
-def _heatmaps(story: Story, statistic: str, title: str, note: str, value) -> "Figure":
-    """A panel a cut, layers from bottom to top, moments from left to right; blue is apart."""
-    names = [cut.name for cut in story.cuts]
-    tables = {
-        cut: [[value(row) for _, _, row in story.rows if row[:3] == (layer, cut, statistic)] for layer in story.layers] for cut in names
+def _tables(story: Story, statistic: str, value: Callable[[Row], float]) -> dict[str, list[list[float]]]:
+    """{cut: [layers, T]}."""
+    return {
+        cut.name: [[value(row) for *_, row in story.rows if row[:3] == (layer, cut.name, statistic)] for layer in story.layers]
+        for cut in story.cuts
     }
-    limit = max(1e-9, float(np.nanmax(np.abs([np.asarray(table, dtype=float) for table in tables.values()]))))
-    log = statistic == "trace_ratio"
-    figure = panels(names, columns=len(names))
-    ticks = np.linspace(-limit, limit, 5)
-    bar = {"tickvals": ticks, "ticktext": [f"{2**t:.2f}" if log else f"{-t:+.2f}" for t in ticks], "thickness": 14}
-    for column, cut in enumerate(names, start=1):
-        look = {"colorscale": "RdBu_r", "zmin": -limit, "zmax": limit, "showscale": column == len(names), "colorbar": bar}
-        moments = [f"{epoch:.3g}" for epoch in story.epochs]
-        figure.add_heatmap(z=tables[cut], x=moments, y=story.layers, **look, row=1, col=column)
+
+
+def _heatmaps(story: Story, tables: Mapping[str, list[list[float]]], title: str, note: str, colours: str) -> "Figure":
+    """A panel a cut with a scale of its own, layers from bottom to top, moments from left to right."""
+    figure = panels(list(tables), columns=len(tables))
+    moments = [f"{epoch:.3g}" for epoch in story.epochs]
+    for column, table in enumerate(tables.values(), start=1):
+        place = figure.get_subplot(1, column).xaxis.domain
+        bar = {"x": place[1] + 0.01, "thickness": 12, "len": 1, "tickfont": {"size": 11}}
+        figure.add_heatmap(z=table, x=moments, y=story.layers, colorscale=colours, colorbar=bar, row=1, col=column)
+        figure.update_yaxes(showticklabels=column == 1, row=1, col=column)
     figure.update_xaxes(type="category", title_text="epoch (kept moments)")
-    return finish(figure, title, [note], [""], PANEL)
+    finish(figure, title, [note], [""], PANEL)
+    return figure.update_layout(margin={"l": 100, "r": 60})
 
 
 def _trees(story: Story) -> "Figure":
@@ -160,9 +165,7 @@ def _trees(story: Story) -> "Figure":
         for layer, colour in zip(story.layers, _scale(len(story.layers)), strict=True):
             _line(figure, story, story.curve(layer, TREE, statistic), layer, colour, legend=column == 1, row=1, col=column)
     _over_epochs(figure)
-    note = (
-        "Heights of merges of each layer's class means (cosine, average linkage), against distances in the tree, over all pairs of classes."
-    )
+    note = "Heights of merges of each layer's class means (cosine, average linkage), against distances in the tree, over pairs of classes."
     return finish(figure, "The learnt tree", [note], story.layers, PANEL)
 
 
@@ -173,7 +176,7 @@ def _collapse(story: Story) -> "Figure":
         for cut, colour in _colours(story, leaf=True).items():
             _line(figure, story, story.curve(LAST, cut, statistic), cut, colour, legend=not number, **place)
         if statistic in ("nc1", "trace_ratio"):
-            figure.update_yaxes(type="log", **place)
+            figure.update_yaxes(type="log", dtick="D2", **place)
     _over_epochs(figure)
     return finish(figure, "Neural collapse before the classifier", [BAND_NOTE], _names(story, True), 2 * PANEL)
 
@@ -194,7 +197,7 @@ def _path(story: Story) -> "Figure":
 
     names = [f"{epoch:.3g}" for epoch in story.epochs]
     figure = go.Figure(points(len(path) - 1), frames=[go.Frame(data=[points(t)], name=name) for t, name in enumerate(names)])
-    reach = 1.05 * float(np.abs(path).max())
+    reach = 1.1 * float(np.quantile(np.abs(path).max((1, 2)), 0.8))  # a few early moments have one class far off
     steps = [{"args": [[name], {"mode": "immediate", "frame": {"duration": 0}}], "label": name, "method": "animate"} for name in names]
     slider = {"steps": steps, "active": len(names) - 1, "currentvalue": {"prefix": "epoch "}, "pad": {"t": 45}}
     figure.update_xaxes(range=[-reach, reach], showticklabels=False)
