@@ -1,5 +1,6 @@
 """What a network learns when and where: hypernyms before hyponyms, groups apart layer by layer, neural collapse, paths of class means."""
 
+from hiercnn.dynamics._claims import Finding, findings
 from hiercnn.dynamics._collapse import Collapse, collapse, etf_floors, group_rows, nc4, nearest_mean
 from hiercnn.dynamics._embedding import aligned_path
 from hiercnn.dynamics._figures import Story, figures
@@ -13,6 +14,7 @@ __all__ = [
     "LOGITS",
     "TREE",
     "Collapse",
+    "Finding",
     "HypernymScores",
     "Look",
     "Row",
@@ -26,6 +28,7 @@ __all__ = [
     "confusion_matrix",
     "etf_floors",
     "figures",
+    "findings",
     "first_reaching",
     "group_rows",
     "hypernym_scores",
