@@ -63,20 +63,18 @@ def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tu
     score = flat[mine].astype(np.float64)
     flat[right] -= margin  # few are right: θ − τ there is, but for a constant, θ + τ elsewhere
     flat[mine] = -np.inf
-    shares = others.softmax(1)  # takes less time than torch's exp
-    flat_shares = shares.numpy().reshape(-1)
-    largest = origin + shares.numpy().argmax(1)
-    top, share = flat[largest].astype(np.float64), flat_shares[largest].astype(np.float64)
-    alone = np.isnan(share)
+    top = others.amax(1).double().numpy()
+    shares = torch.softmax(others, 1, out=others)  # takes less time than torch's exp
+    alone = top == -np.inf  # nothing but the label
     if alone.any():
-        alone[alone] = (others.numpy()[alone] == -np.inf).all(1)  # nothing but the label
         shares[torch.from_numpy(alone)] = 0
-    with np.errstate(invalid="ignore", over="ignore"):  # inf − inf is no number, and so is the loss
+    share = shares.amax(1).double().numpy()
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # inf − inf is no number, and so is the loss
         gap = np.where(alone, -np.inf, top + margin - np.log(share) - score)  # the largest share is 1 ÷ Σ exp(θ − top)
         loss = np.where(known, np.logaddexp(gap, 0), 0)
         loss[score == np.inf] = np.nan
         slope = np.where(known, np.exp(gap - loss), 0)
-    flat_shares[mine] = -1
+    flat[mine] = -1
     factors = np.zeros((len(scores), 3), dtype=flat.dtype)
     factors[:, 2] = slope
     return torch.from_numpy(loss).to(kind), shares, torch.from_numpy(factors)

@@ -194,5 +194,6 @@ def test_recipes_name_what_is_wrong(options, message):
 
 
 def test_a_recipe_holds_its_defaults():
-    assert tiny("loss.name=soft_labels").plain()["loss"] == {"name": "soft_labels", "weight": 1.0, "beta": 10.0, "distance": "lca"}
+    common = {"weight": 1.0, "logit_adjustment": 0.0}
+    assert tiny("loss.name=soft_labels").plain()["loss"] == {"name": "soft_labels", "beta": 10.0, "distance": "lca"} | common
     assert losses["soft_labels"] is SoftLabels
