@@ -76,7 +76,7 @@ def test_rounds_are_scipys_dendrogram(method, count, seed):
 
 
 @every_linkage
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_rounds_of_triton_s_kernel_are_scipys_dendrogram(method, dtype):
     distances = pdist(drawn(150, 1))  # so many that the table is made smaller on the way
     with Interpreted():

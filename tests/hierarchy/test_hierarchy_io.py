@@ -235,11 +235,11 @@ def test_cuts_of_a_missing_file(tmp_path):
 
 
 def seconds_for_a_large_tree(rows, path) -> float:
-    start = time.perf_counter()
+    start = time.process_time()  # a busy neighbour does not count
     tree = from_rows(rows)
     cuts = [tree.cut(depth=1), tree.cut(groups=1000)]
     save_hierarchy(tree, path, cuts)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_a_hundred_thousand_classes_take_two_seconds(tmp_path):
