@@ -21,6 +21,7 @@ from hiercnn.clustering import (
     vector_distances,
 )
 from hiercnn.data import ImageSet, make_loader
+from hiercnn.dynamics import confusion_matrix
 from hiercnn.errors import CheckpointError, DataError, RecipeError, shorten
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.models import stage_index, stages, tapped_forward
@@ -93,7 +94,10 @@ def cluster_run(
             vectors = _class_means(model, loader, names, stage)
         else:
             logits, labels = _logits(model, loader)
-            similarity = logit_similarity(logits) if source == "logits" else confusion_similarity(_confusion(logits, labels, len(names)))
+            if source == "logits":
+                similarity = logit_similarity(logits)
+            else:
+                similarity = confusion_similarity(confusion_matrix(logits.argmax(1), labels, len(names)))
     if source in OF_VECTORS:
         distances = vector_distances(vectors, metric or "cosine", list(names))
     else:
@@ -209,8 +213,3 @@ def _classifier_rows(model: nn.Module, classes: int) -> Tensor:
 def _logits(model: nn.Module, loader) -> tuple[Tensor, Tensor]:
     found = [(model(batch.images).leaf.float(), batch.labels) for batch in loader.epoch()]
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
-
-
-def _confusion(logits: Tensor, labels: Tensor, classes: int) -> np.ndarray:
-    """Counts [K, K], rows actual, columns predicted."""
-    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).view(classes, classes).cpu().numpy()
