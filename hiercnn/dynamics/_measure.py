@@ -74,8 +74,9 @@ def look(model: nn.Module, loader) -> Look:
     try:
         for batch in loader.epoch():
             scores, maps = tapped_forward(backbone, batch.images, names)
-            leaf = scores if model.reader is None else model.reader(scores)
             pooled = {f"stage{i}": _pooled(maps[i]) for i in names} | {LAST: read.pop()}
+            leaf = model(batch.images).leaf if len(model.feeds) or model.reader is not None else scores  # more than the backbone's own
+            read.clear()
             parts.append((pooled, leaf.float(), batch.labels))
     finally:
         hook.remove()

@@ -38,7 +38,7 @@ def no_checkpointing(backbone: nn.Module):
 
 
 def _pause_statistics(module: nn.Module, _) -> None:
-    if torch._C._current_graph_task_id() != -1:  # there is one in a backward pass alone
+    if module.training and torch._C._current_graph_task_id() != -1:  # there is one in a backward pass alone
         module.paused_momentum, module.momentum = module.momentum, 0.0
 
 

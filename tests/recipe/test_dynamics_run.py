@@ -54,6 +54,23 @@ def test_a_look_is_what_the_network_computes(run):
     assert torch.equal(seen.labels, batch.labels)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.heads=[{stage: 0, cut: 3, feed_forward: true}]"],
+        ["model.classifier=conditional", "loss.name=conditional_nll"],
+    ],
+    ids=["feed_forward", "conditional"],
+)
+def test_logits_are_those_of_the_whole_model(overrides, tmp_path):
+    run = hiercnn.fit(tiny(*overrides, "epochs=1"), run_dir=tmp_path)
+    data = build_data(run.recipe, build_source(run.recipe), run.hierarchy)
+    loader = make_loader(data.val, run.recipe.data, train=False, channels=3)
+    (batch,) = loader.epoch()
+    with torch.no_grad():
+        torch.testing.assert_close(look(run.model, loader).logits, run.model(batch.images).leaf)
+
+
 def test_rows_are_those_of_the_parts(run):
     train, test = looks(run, "step-00000010")
     tree, cut = run.hierarchy, run.hierarchy.cut(groups=9)

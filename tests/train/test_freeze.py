@@ -58,6 +58,15 @@ def test_freezing_goes_with_recomputed_activations():
     assert again.grad_checkpointing
 
 
+def test_batch_norms_that_keep_still_count_no_batches_when_they_are_computed_again():
+    backbone = create_backbone("resnet18", 3).train()
+    checkpoint_gradients(backbone)
+    still = backbone.layer2[0].bn1.eval()
+    backbone(torch.randn(4, 3, 64, 64)).sum().backward()
+    assert still.num_batches_tracked == 0
+    assert backbone.layer2[0].bn2.num_batches_tracked == 1
+
+
 def test_batch_norms_without_parameters_keep_still_with_what_is_around_them():
     net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)), nn.Conv2d(4, 4, 3)).train()
     trainable = frozenset(name for name, _ in net.named_parameters())
