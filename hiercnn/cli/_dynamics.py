@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from hiercnn.dynamics import LAST, LEAF, LOGITS, TREE, Row
+from hiercnn.dynamics import LEAF, LOGITS, TREE, Row
 from hiercnn.recipe import Dynamics, Run, dynamics_of_run
 
 
@@ -18,23 +18,27 @@ def print_dynamics(run: Run, **options: object) -> Dynamics:
     ) as progress:
         task = progress.add_task("moments", total=None)
         found = dynamics_of_run(run, **options, tell=lambda done, count: progress.update(task, completed=done, total=count))
-    cuts = [cut.name for cut in run.cuts if cut.name != LEAF]
+    cuts = [cut.name for cut in found.story.cuts]
     table = Table("epoch", "step", "leaf", *(f"{cut} (random)" for cut in cuts), *(f"lift {cut}" for cut in cuts), "tree r", "r final")
-    for moment in found.moments:
-        here = {row[:3]: row for _, step, row in found.rows if step == moment.step}
-        table.add_row(str(moment.epoch), str(moment.step), *_cells(here, cuts))
+    for step in found.story.steps:
+        here = {row[:3]: row for _, at, row in found.story.rows if at == step}
+        table.add_row(str(-(-step // found.story.per_epoch)), str(step), *_cells(here, cuts, found.story.layers[-1]))
     console.print(table)
     console.print(
         "accuracy on test in %, that of random groups of the same sizes in brackets; lift: right groups of wrong classes ÷ chance"
     )
-    console.print(f"{len(found.rows):,} numbers in {found.folder}: dynamics.csv, times.csv, means.npz", highlight=False, soft_wrap=True)
+    if found.live:
+        console.print("measured while the run was trained: no probes, nearest means, NC4 nor Mantel's p; checkpoints.keep=log gives these")
+    console.print(
+        f"{len(found.story.rows):,} numbers in {found.folder}: dynamics.csv, times.csv, means.npz", highlight=False, soft_wrap=True
+    )
     return found
 
 
-def _cells(here: Mapping[tuple[str, str, str], Row], cuts: list[str]) -> list[str]:
+def _cells(here: Mapping[tuple[str, str, str], Row], cuts: list[str], last: str) -> list[str]:
     leaf = here[LOGITS, LEAF, "greedy"].value
     groups = [here[LOGITS, cut, "greedy"] for cut in cuts]
     accuracy = [f"{100 * row.value:.1f} ({100 * row.random_mean:.1f})" for row in groups]
     lifts = [f"{here[LOGITS, cut, 'lift'].value:.2f}" for cut in cuts]
-    tree = [f"{here[LAST, TREE, key].value:.2f}" for key in ("pearson", "r_final")]
+    tree = [f"{here[last, TREE, key].value:.2f}" for key in ("pearson", "r_final")]
     return [f"{100 * leaf:.1f}", *accuracy, *lifts, *tree]

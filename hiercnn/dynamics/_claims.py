@@ -7,7 +7,7 @@ import numpy as np
 
 from hiercnn.dynamics._figures import Story
 from hiercnn.dynamics._hypernyms import first_reaching
-from hiercnn.dynamics._measure import LAST, LEAF, LOGITS, TREE
+from hiercnn.dynamics._measure import LEAF, LOGITS, TREE
 
 COLLAPSING = ("nc1", "trace_ratio", "equinorm", "equiangular", "max_angle", "nc3", "nc4")
 
@@ -50,7 +50,7 @@ def _layers(story: Story) -> list[Finding]:
     """Where the coarsest groups are apart in the first layer, and the classes in the last one."""
     coarse, first = story.cuts[0].name, story.layers[0]
     statistic = "probe" if story.curve(first, coarse, "probe") else "trace_ratio"
-    early, leaf = (_time(story, story.curve(*at, statistic)["value"], 0.9, way=True) for at in ((first, coarse), (LAST, LEAF)))
+    early, leaf = (_time(story, story.curve(*at, statistic)["value"], 0.9, way=True) for at in ((first, coarse), (story.layers[-1], LEAF)))
     found = [_smaller("A2", f"t90 of {coarse} in {first} ({statistic}), against that of the classes in the last layer", early, leaf)]
     random = story.curve(first, coarse, "trace_ratio")
     times = [_time(story, random[key], 0.9, way=True) for key in ("value", "random_mean")]
@@ -73,18 +73,17 @@ def _order(story: Story) -> list[Finding]:
 
 
 def _trees(story: Story) -> list[Finding]:
-    correlation, p = (story.curve(LAST, TREE, statistic)["value"] for statistic in ("pearson", "p"))
-    found = [
-        _larger("B2", "correlation of the last layer's tree with the given one, against before training", correlation[-1], correlation[0])
-    ]
-    return [*found, _smaller("B2", "p of Mantel's test of it, against 0.05", p[-1], 0.05)]
+    correlation, p = (story.curve(story.layers[-1], TREE, statistic) for statistic in ("pearson", "p"))
+    what = "correlation of the last layer's tree with the given one, against before training"
+    found = [_larger("B2", what, correlation["value"][-1], correlation["value"][0])]
+    return [*found, _smaller("B2", "p of Mantel's test of it, against 0.05", p["value"][-1], 0.05)] if p else found
 
 
 def _collapse(story: Story) -> list[Finding]:
     found = []
     for cut in story.cuts:
         for statistic in COLLAPSING:
-            curve = story.curve(LAST, cut.name, statistic)
+            curve = story.curve(story.layers[-1], cut.name, statistic)
             times = [_time(story, curve[key], 0.9, way=True) for key in ("value", "random_mean")] if curve else []
             if curve:
                 found.append(_smaller("B3", f"t90 of {statistic} of {cut.name}, against random groups", *times))

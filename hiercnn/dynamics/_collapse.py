@@ -49,13 +49,13 @@ def collapse(statistics: ClassStatistics, weight: Tensor | None = None) -> Colla
         raise DataError(f"no features of class {int((statistics.counts == 0).nonzero()[0])}; collapse needs some of every class")
     if weight is not None and tuple(weight.shape) != (count, features):
         raise ShapeError(f"weight: wanted [{count}, {features}], a row a class, got {list(weight.shape)}")
-    within, between = statistics.within_scatter, statistics.between_scatter
-    centred = statistics.means - statistics.mean
+    within, centred = statistics.within_scatter, statistics.means - statistics.mean
+    weighted = centred * (statistics.counts.double() / statistics.total).sqrt()[:, None]  # Σ_B is its square
     norms, cosines = centred.norm(dim=1), _cosines(centred)
     rows = None if weight is None else weight.detach().to(centred)
     return Collapse(
-        nc1=_nc1(within, between, count),
-        trace_ratio=float(within.trace() / between.trace()),
+        nc1=_nc1(within, weighted),
+        trace_ratio=float(within.trace() / weighted.square().sum()),
         equinorm=float(norms.std() / norms.mean()),
         equiangular=float(cosines.std(correction=0)),
         max_angle=float((cosines + 1 / (count - 1)).abs().mean()),
@@ -92,12 +92,12 @@ def nc4(predicted: Tensor, features: Tensor, means: Tensor) -> float:
     return float((predicted != nearest_mean(features, means)).double().mean())
 
 
-def _nc1(within: Tensor, between: Tensor, count: int) -> float:
-    values, vectors = torch.linalg.eigh(between)
-    kept = min(count - 1, len(values))
-    values, vectors = values[-kept:], vectors[:, -kept:]
-    real = values > values[-1] * len(between) * torch.finfo(values.dtype).eps
-    return float((((vectors.T @ within @ vectors).diagonal() / values)[real]).sum() / count)
+def _nc1(within: Tensor, rows: Tensor) -> float:
+    """tr(Σ_W Σ_B⁺) / K of Σ_B = RᵀR, R [K, F], whose pseudo-inverse has the right singular vectors of R."""
+    _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
+    values, vectors = values[: len(rows) - 1], vectors[: len(rows) - 1]
+    real = values > values[0] * max(rows.shape) * torch.finfo(values.dtype).eps
+    return float((((vectors @ within) * vectors).sum(1) / values.square())[real].sum() / len(rows))
 
 
 def _cosines(centred: Tensor) -> Tensor:

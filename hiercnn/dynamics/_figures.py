@@ -11,7 +11,7 @@ import numpy as np
 from hiercnn.clustering import cluster, dendrogram_figure, vector_distances
 from hiercnn.dynamics._embedding import aligned_path
 from hiercnn.dynamics._hypernyms import first_reaching
-from hiercnn.dynamics._measure import LAST, LEAF, LOGITS, TREE, Row
+from hiercnn.dynamics._measure import LEAF, LOGITS, TREE, Row
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.pictures import DARK, OKABE_ITO, PANEL, finish, panels
 
@@ -174,18 +174,18 @@ def _collapse(story: Story) -> "Figure":
     for number, statistic in enumerate(COLLAPSE):
         place = {"row": 1 + number // 4, "col": 1 + number % 4}
         for cut, colour in _colours(story, leaf=True).items():
-            _line(figure, story, story.curve(LAST, cut, statistic), cut, colour, legend=not number, **place)
+            _line(figure, story, story.curve(story.layers[-1], cut, statistic), cut, colour, legend=not number, **place)
         if statistic in ("nc1", "trace_ratio"):
             figure.update_yaxes(type="log", dtick="D2", **place)
     _over_epochs(figure)
-    return finish(figure, "Neural collapse before the classifier", [BAND_NOTE], _names(story, True), 2 * PANEL)
+    return finish(figure, f"Neural collapse of {story.layers[-1]} features", [BAND_NOTE], _names(story, True), 2 * PANEL)
 
 
 def _path(story: Story) -> "Figure":
     """Class means before the classifier in one plane, with a slider over the moments."""
     import plotly.graph_objects as go
 
-    path, cut = aligned_path(list(story.means[LAST])), story.cuts[0]
+    path, cut = aligned_path(list(story.means[story.layers[-1]])), story.cuts[0]
     colours = [OKABE_ITO[group % len(OKABE_ITO)] for group in cut.groups]
     symbols = [("circle", "square", "diamond", "cross", "triangle-up")[group // len(OKABE_ITO) % 5] for group in cut.groups]
     texts = [f"{name} ({cut.names[group]})" for name, group in zip(story.tree.classes, cut.groups, strict=True)]
@@ -215,7 +215,7 @@ def _dendrograms(story: Story) -> "dict[str, Figure]":
 
     drawn, names = {}, [story.tree.classes[i] for i in range(story.tree.num_classes)]
     for moment in dict.fromkeys((0, len(story.steps) // 2, len(story.steps) - 1)):
-        distances = vector_distances(torch.from_numpy(story.means[LAST][moment]), "cosine", names)
+        distances = vector_distances(torch.from_numpy(story.means[story.layers[-1]][moment]), "cosine", names)
         figure = dendrogram_figure(cluster(distances, "average").ordered(distances), names, len(story.cuts[-1]))
         drawn[f"dendrogram-step-{story.steps[moment]}"] = figure.update_layout(
             title_text=f"Classes after {story.epochs[moment]:.3g} epochs"

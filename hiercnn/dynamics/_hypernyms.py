@@ -1,5 +1,6 @@
 """Are hypernyms learnt before hyponyms? Accuracy of groups against what leaf accuracy and group sizes give by chance."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,9 +64,42 @@ def hypernym_scores(confusion: np.ndarray, groups: np.ndarray) -> HypernymScores
 
 def sum_rule_hits(logits: Tensor, labels: Tensor, groups: Tensor) -> int:
     """Images whose most probable group, by summed probabilities of its classes, is the right one; logits [B, K], labels [B], groups [K]."""
-    probabilities = logits.float().softmax(1)
-    sums = probabilities.new_zeros(len(logits), int(groups.max()) + 1).index_add_(1, groups, probabilities)
-    return int((sums.argmax(1) == groups[labels]).sum())
+    return int(_sum_rule_hits(logits.float().softmax(1), labels, groups))
+
+
+def _sum_rule_hits(probabilities: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+    sums = probabilities.new_zeros(len(labels), int(groups.max()) + 1).index_add_(1, groups, probabilities)
+    return (sums.argmax(1) == groups[labels]).sum()
+
+
+class LogitStatistics:
+    """What hypernym accuracy needs of leaf logits that come in batches: the confusion matrix, and right answers of the sum rule.
+
+    Args:
+        num_classes: K.
+        partitions: {cut: partitions [K] of the classes, that of the cut first}.
+
+    Attributes:
+        confusion: Images by actual and predicted class [K, K].
+    """
+
+    def __init__(self, num_classes: int, partitions: Mapping[str, Sequence[np.ndarray]]):
+        self.partitions = dict(partitions)
+        self.confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self._hits = {name: np.zeros(len(several), dtype=np.int64) for name, several in partitions.items()}
+
+    def update(self, logits: Tensor, labels: Tensor) -> "LogitStatistics":
+        """Add logits [B, K] of images of classes [B]."""
+        self.confusion += confusion_matrix(logits.argmax(1), labels, len(self.confusion))
+        probabilities = logits.float().softmax(1)
+        for name, several in self.partitions.items():
+            groups = [torch.tensor(each, device=logits.device) for each in several]
+            self._hits[name] += torch.stack([_sum_rule_hits(probabilities, labels, each) for each in groups]).cpu().numpy()
+        return self
+
+    def sum_rule(self, cut: str) -> list[float]:
+        """Share of images whose most probable group is the right one, of every partition of a cut."""
+        return (self._hits[cut] / self.confusion.sum()).tolist()
 
 
 def first_reaching(values: np.ndarray, share: float, *, from_start: bool = False) -> int | None:

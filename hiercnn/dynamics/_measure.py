@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiercnn.clustering import ClassStatistics, cluster, partition_agreement, tree_correlation, tree_distances, vector_distances
 from hiercnn.dynamics._collapse import collapse, group_rows, nearest_mean
-from hiercnn.dynamics._hypernyms import confusion_matrix, hypernym_scores, sum_rule_hits
+from hiercnn.dynamics._hypernyms import LogitStatistics, confusion_matrix, hypernym_scores
 from hiercnn.dynamics._separability import block_strength, class_similarity, probe_accuracy
 from hiercnn.errors import DataError
 from hiercnn.hierarchy import Cut, Hierarchy
-from hiercnn.models import stages, tapped_forward
+from hiercnn.models import PENULTIMATE as LAST
+from hiercnn.models import HierarchicalModel, classifier_of, layer_names
 
-LOGITS, LAST, LEAF, TREE = "logits", "penultimate", "leaf", "tree"
+LOGITS, LEAF, TREE = "logits", "leaf", "tree"
 
 
 class Row(NamedTuple):
@@ -64,24 +65,13 @@ class Look:
 
 
 @torch.no_grad()
-def look(model: nn.Module, loader) -> Look:
-    """Pass the images of a loader through a model, after every stage of its backbone and before its classifier."""
-    backbone = model.backbone
-    names, parts = range(len(stages(backbone))), []
-    read: list[Tensor] = []
-    hook = backbone.get_classifier().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].flatten(1)))
+def look(model: HierarchicalModel, loader, layers: Sequence[str] | None = None) -> Look:
+    """Pass the images of a loader through a model and read some of its layers; default: every stage, and what the classifier reads."""
+    layers = layer_names(model.backbone) if layers is None else layers
     model.eval()
-    try:
-        for batch in loader.epoch():
-            scores, maps = tapped_forward(backbone, batch.images, names)
-            pooled = {f"stage{i}": _pooled(maps[i]) for i in names} | {LAST: read.pop()}
-            leaf = model(batch.images).leaf if len(model.feeds) or model.reader is not None else scores  # more than the backbone's own
-            read.clear()
-            parts.append((pooled, leaf.float(), batch.labels))
-    finally:
-        hook.remove()
-    features = {layer: torch.cat([pooled[layer] for pooled, *_ in parts]).float() for layer in parts[0][0]}
-    return Look(features, *(torch.cat([part[i] for part in parts]) for i in (1, 2)))
+    parts = [(model(batch.images, layers), batch.labels) for batch in loader.epoch()]
+    features = {layer: torch.cat([output.features[layer] for output, _ in parts]) for layer in layers}
+    return Look(features, torch.cat([output.leaf.float() for output, _ in parts]), torch.cat([labels for _, labels in parts]))
 
 
 def measure(
@@ -99,60 +89,93 @@ def measure(
     Raises:
         DataError: A cut with one group, or a class without an image of train.
     """
+    partitions = cut_partitions(tree, cuts, random)
+    rows = rows_of_logits(LogitStatistics(tree.num_classes, partitions).update(test.logits, test.labels))
+    for layer, features in train.features.items():
+        statistics = ClassStatistics(tree.num_classes, features.shape[1]).update(features, train.labels)
+        own = weight if layer == LAST else None
+        rows += rows_of_statistics(layer, statistics, tree, partitions, own, permutations=999)
+        rows += _rows_of_features(layer, statistics, train, test, partitions, own is not None, probes)
+    return rows
+
+
+def classifier_rows(model: HierarchicalModel, num_classes: int) -> Tensor | None:
+    """The classifier's row for each class [K, F]; None for classifiers without such rows."""
+    weight = getattr(classifier_of(model), "weight", None)
+    return weight.detach() if weight is not None and weight.ndim == 2 and len(weight) == num_classes else None
+
+
+def cut_partitions(tree: Hierarchy, cuts: Sequence[Cut], random: int) -> dict[str, list[np.ndarray]]:
+    """{cut: its groups [K], then random partitions of the same sizes}. Raises DataError for a cut with one group."""
     for cut in cuts:
         if len(cut) < 2:
             raise DataError(f"the cut '{cut.name}' has one group, and there is nothing to tell apart; cut lower")
-    partitions = {cut.name: [np.asarray(cut.groups), *_random(tree, cut, random)] for cut in cuts if cut.name != LEAF}
-    rows = _of_logits(test, tree.num_classes, partitions)
-    for layer in train.features:
-        rows += _of_layer(layer, train, test, tree, partitions, weight if layer == LAST else None, probes)
-    return rows
+    several = {cut.name: [cut, *(tree.random_like(cut, seed) for seed in range(random))] for cut in cuts if cut.name != LEAF}
+    return {name: [np.asarray(each.groups) for each in these] for name, these in several.items()}
 
 
-def _random(tree: Hierarchy, cut: Cut, count: int) -> list[np.ndarray]:
-    return [np.asarray(tree.random_like(cut, seed).groups) for seed in range(count)]
-
-
-def _of_logits(test: Look, classes: int, partitions: Mapping[str, list[np.ndarray]]) -> list[Row]:
+def rows_of_logits(seen: LogitStatistics) -> list[Row]:
     """Hypernym accuracy by both rules, against random groups."""
-    confusion = confusion_matrix(test.logits.argmax(1), test.labels, classes)
-    rows = [Row(LOGITS, LEAF, "greedy", float(np.trace(confusion) / confusion.sum()))]
-    for name, several in partitions.items():
-        scores = [hypernym_scores(confusion, groups)._asdict() for groups in several]
+    rows = [Row(LOGITS, LEAF, "greedy", float(np.trace(seen.confusion) / seen.confusion.sum()))]
+    for name, several in seen.partitions.items():
+        scores = [hypernym_scores(seen.confusion, groups)._asdict() for groups in several]
         rows += [_row(LOGITS, name, statistic, [found[statistic] for found in scores]) for statistic in scores[0]]
-        sums = [sum_rule_hits(test.logits, test.labels, torch.tensor(groups)) / len(test.labels) for groups in several]
-        rows.append(_row(LOGITS, name, "sum_rule", sums))
+        rows.append(_row(LOGITS, name, "sum_rule", seen.sum_rule(name)))
     return rows
 
 
-def _of_layer(
-    layer: str, train: Look, test: Look, tree: Hierarchy, partitions: Mapping[str, list[np.ndarray]], weight: Tensor | None, probes: bool
+def rows_of_statistics(
+    layer: str,
+    statistics: ClassStatistics,
+    tree: Hierarchy,
+    partitions: Mapping[str, list[np.ndarray]],
+    weight: Tensor | None,
+    *,
+    permutations: int,
 ) -> list[Row]:
-    features, unseen = train.features[layer], test.features[layer]
-    statistics = ClassStatistics(tree.num_classes, features.shape[1]).update(features, train.labels)
-    nearest = nearest_mean(unseen, statistics.means)
-    confusion = confusion_matrix(nearest, test.labels, tree.num_classes)
-    means = statistics.means.numpy()
-    similarity = class_similarity(means)
-    dendrogram = cluster(vector_distances(statistics.means, "cosine", list(tree.classes)), "average")
-    agreement = tree_correlation(dendrogram.cophenetic(), tree_distances(tree))
-    rows = [Row(layer, TREE, name, value) for name, value in agreement._asdict().items()]
+    """What class statistics of a layer's features give in closed form: collapse, block strength, and the tree of the class means.
+
+    Args:
+        weight: Rows of the classifier that reads this layer, if it does.
+        permutations: Of Mantel's test; 0 leaves it out.
+    """
+    means = statistics.means.cpu()
+    similarity = class_similarity(means.numpy())
+    dendrogram = cluster(vector_distances(means, "cosine", list(tree.classes)), "average")
+    agreement = tree_correlation(dendrogram.cophenetic(), tree_distances(tree), permutations=permutations)
+    rows = [Row(layer, TREE, name, value) for name, value in agreement._asdict().items() if permutations or name != "p"]
     rows += _collapsed(layer, LEAF, [statistics], [weight])
-    rows.append(Row(layer, LEAF, "nearest_mean", float(np.trace(confusion) / confusion.sum())))
-    if weight is not None:
-        rows.append(Row(layer, LEAF, "nc4", float((test.logits.argmax(1) != nearest).double().mean())))
-    if probes:
-        rows.append(Row(layer, LEAF, "probe", _probe(features, unseen, train, test, np.arange(tree.num_classes))))
     for name, several in partitions.items():
         coarse = [statistics.coarser(groups) for groups in several]
         rows += _collapsed(layer, name, coarse, [None if weight is None else group_rows(weight, groups) for groups in several])
-        rows.append(_row(layer, name, "nearest_mean", [hypernym_scores(confusion, groups).greedy for groups in several]))
         rows.append(_row(layer, name, "block_strength", [_or_nan(block_strength, similarity, groups) for groups in several]))
         found = partition_agreement(dendrogram.groups(int(several[0].max()) + 1), several[0])
         rows += [Row(layer, name, key, value) for key, value in found._asdict().items()]
-        if weight is not None:
-            predicted = test.logits.argmax(1).numpy()
-            rows.append(_row(layer, name, "nc4", [_disagreement(g, c, predicted, unseen) for g, c in zip(several, coarse, strict=True)]))
+    return rows
+
+
+def _rows_of_features(
+    layer: str,
+    statistics: ClassStatistics,
+    train: Look,
+    test: Look,
+    partitions: Mapping[str, list[np.ndarray]],
+    classified: bool,
+    probes: bool,
+) -> list[Row]:
+    """What only the features of single images tell: nearest class means, NC4 of the layer that is classified, and probes."""
+    features, unseen, classes = train.features[layer], test.features[layer], np.arange(len(statistics.counts))
+    nearest, predicted = nearest_mean(unseen, statistics.means), test.logits.argmax(1)
+    confusion = confusion_matrix(nearest, test.labels, len(classes))
+    rows = [Row(layer, LEAF, "nearest_mean", float(np.trace(confusion) / confusion.sum()))]
+    if classified:
+        rows.append(Row(layer, LEAF, "nc4", float((predicted != nearest).double().mean())))
+    if probes:
+        rows.append(Row(layer, LEAF, "probe", _probe(features, unseen, train, test, classes)))
+    for name, several in partitions.items():
+        rows.append(_row(layer, name, "nearest_mean", [hypernym_scores(confusion, groups).greedy for groups in several]))
+        if classified:
+            rows.append(_row(layer, name, "nc4", [_disagreement(each, statistics, predicted.numpy(), unseen) for each in several]))
         if probes:
             rows.append(Row(layer, name, "probe", _probe(features, unseen, train, test, several[0])))
     return rows
@@ -165,7 +188,7 @@ def _collapsed(layer: str, cut: str, statistics: Sequence[ClassStatistics], rows
 
 def _disagreement(groups: np.ndarray, statistics: ClassStatistics, predicted: np.ndarray, features: Tensor) -> float:
     """NC4 of groups: the group of the predicted class against the nearest group mean."""
-    return float((groups[predicted] != nearest_mean(features, statistics.means).numpy()).mean())
+    return float((groups[predicted] != nearest_mean(features, statistics.coarser(groups).means).numpy()).mean())
 
 
 def _probe(features: Tensor, unseen: Tensor, train: Look, test: Look, groups: np.ndarray) -> float:
@@ -186,7 +209,3 @@ def _row(layer: str, cut: str, statistic: str, values: Sequence[float]) -> Row:
         return Row(layer, cut, statistic, value)
     low, high = np.quantile(others, [0.05, 0.95])
     return Row(layer, cut, statistic, value, float(np.mean(others)), float(low), float(high))
-
-
-def _pooled(features: Tensor) -> Tensor:
-    return features.flatten(2).mean(2) if features.ndim > 2 else features

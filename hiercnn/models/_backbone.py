@@ -100,6 +100,8 @@ def tapped_forward(backbone: nn.Module, images: Tensor, indices: Collection[int]
         Leaf logits [B, C] and {stage: features [B, F, H, W]}.
     """
     wanted = sorted(indices)
+    if not wanted:
+        return backbone(images), {}
     if hasattr(backbone, "forward_intermediates") and hasattr(backbone, "forward_head"):
         final, features = backbone.forward_intermediates(images, indices=wanted)
         return backbone.forward_head(final), dict(zip(wanted, features, strict=True))

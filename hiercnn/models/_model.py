@@ -1,7 +1,7 @@
 """A timm backbone with hypernym heads on its stages; without heads it is the flat model."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +12,7 @@ from hiercnn.errors import HierarchyError, RecipeError, ShapeError, did_you_mean
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.models._backbone import create_backbone, seeded, stage_index, stages, tapped_forward
 from hiercnn.models._heads import heads as head_registry
+from hiercnn.models._layers import PENULTIMATE, layer_stage, pooled, read_by_classifier
 from hiercnn.models._node_scores import NODE_SCORES
 from hiercnn.models._path_sum import folded, has_path_sum, share_rows
 
@@ -26,11 +27,13 @@ class Output:
         leaf: Leaf logits [B, C].
         heads: Logits [B, K] of every hypernym head, by its name.
         nodes: Scores of all nodes but the root [B, N − 1], of classifiers that have them.
+        features: Features [B, F] of the layers that were asked for, by their name; feature maps are averaged.
     """
 
     leaf: Tensor
     heads: dict[str, Tensor] = field(default_factory=dict)
     nodes: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,18 +105,38 @@ class HierarchicalModel(nn.Module):
         """The cut each head predicts, by head name."""
         return {name: spec.cut for name, spec in self.specs.items()}
 
-    def forward(self, images: Tensor) -> Output:
-        """Score images [B, in_chans, H, W]. Raises ShapeError if the backbone's logits are not [B, C]."""
-        if not self.heads:
-            return self._output(self.backbone(images))
-        scores, features = tapped_forward(self.backbone, images, {spec.stage for spec in self.specs.values()})
+    def forward(self, images: Tensor, layers: Collection[str] = ()) -> Output:
+        """Score images [B, in_chans, H, W].
+
+        Args:
+            layers: Layers whose features are wanted too (`layer_names`); they are read on the way and change nothing.
+
+        Raises:
+            ShapeError: The backbone's logits are not [B, C]. RecipeError: a layer that it does not have.
+        """
+        if layers:
+            return self._with_features(images, layers)
+        return self._with_heads(images, *tapped_forward(self.backbone, images, self._head_stages()))
+
+    def _with_features(self, images: Tensor, layers: Collection[str]) -> Output:
+        numbers = {layer: layer_stage(layer, self.backbone) for layer in layers if layer != PENULTIMATE}
+        with read_by_classifier(self.backbone) if PENULTIMATE in layers else nullcontext() as read:
+            scores, maps = tapped_forward(self.backbone, images, self._head_stages().union(numbers.values()))
+        output = self._with_heads(images, scores, maps)
+        output.features = {layer: pooled(maps[numbers[layer]]) if layer in numbers else read[0].float().flatten(1) for layer in layers}
+        return output
+
+    def _with_heads(self, images: Tensor, scores: Tensor, maps: Mapping[int, Tensor]) -> Output:
         with self._own_draws(images):
-            heads = {name: head(self._tap(self.specs[name], features)) for name, head in self.heads.items()}
+            heads = {name: head(self._tap(self.specs[name], maps)) for name, head in self.heads.items()}
         output = self._output(scores)
         for name, feed in self.feeds.items():
             output.leaf = output.leaf + feed(heads[name].log_softmax(1))
         output.heads = heads
         return output
+
+    def _head_stages(self) -> set[int]:
+        return {spec.stage for spec in self.specs.values()}
 
     def _output(self, scores: Tensor) -> Output:
         if self.reader is None:

@@ -2,7 +2,7 @@
 
 from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
-from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_moments
+from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_steps
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._push import push_run
@@ -26,7 +26,7 @@ __all__ = [
     "dynamics_of_run",
     "find_recipe",
     "fit",
-    "kept_moments",
+    "kept_steps",
     "load_recipe",
     "push_run",
     "recipes_folder",

@@ -1,5 +1,7 @@
 """From a recipe to the objects it names: hierarchy, data, model, task."""
 
+import math
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from hiercnn.data import Data, Source, data_sets, prepare
 from hiercnn.errors import RecipeError
 from hiercnn.hierarchy import Cut, Hierarchy, builtin, chosen_cuts, from_folders, from_nested, from_wordnet, read_hierarchy
 from hiercnn.losses import losses
-from hiercnn.models import HeadSpec, HierarchicalModel, build_model, heads
+from hiercnn.models import HeadSpec, HierarchicalModel, build_model, heads, layer_names, layer_stage
 from hiercnn.recipe._schema import HeadSettings, HierarchySettings, Recipe
 from hiercnn.train import FlatTask, HierarchicalTask
 
@@ -74,6 +76,29 @@ def report_cuts(recipe: Recipe, hierarchy: Hierarchy) -> list[Cut]:
     kept = depths if len(depths) <= 3 else [depths[round(i * (len(depths) - 1) / 2)] for i in range(3)]
     by_name = {cut.name: cut for cut in (hierarchy.cut(depth=depth) for depth in kept) if len(cut) > 1}
     return list(by_name.values())
+
+
+def dynamics_cuts(recipe: Recipe, hierarchy: Hierarchy) -> list[Cut]:
+    """The cuts whose dynamics are measured: those of `dynamics.cuts`, or those that are reported, without the leaf.
+
+    Raises:
+        RecipeError: There is none. HierarchyError: cuts that the tree does not have.
+    """
+    wanted = recipe.dynamics.cuts if recipe.dynamics is not None else None
+    cuts = report_cuts(recipe, hierarchy) if wanted is None else chosen_cuts(hierarchy, wanted)
+    found = list({cut.name: cut for cut in cuts if cut.name != "leaf"}.values())
+    if not found:
+        raise RecipeError("dynamics are those of groups, and there is no cut between root and leaves; name one in dynamics.cuts")
+    return found
+
+
+def dynamics_layers(recipe: Recipe, backbone: nn.Module) -> list[str]:
+    """The layers whose dynamics are measured, from the first to the last. Raises RecipeError for one that the backbone does not have."""
+    chosen = "auto" if recipe.dynamics is None else recipe.dynamics.layers
+    if chosen == "auto":
+        return layer_names(backbone)
+    stages = {layer: layer_stage(layer, backbone) for layer in chosen}
+    return sorted(stages, key=lambda layer: math.inf if stages[layer] is None else stages[layer])
 
 
 def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int, *, pretrained: bool = True) -> HierarchicalModel:

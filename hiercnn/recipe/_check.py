@@ -6,10 +6,20 @@ from typing import Any
 from torch import nn
 
 from hiercnn.data import groups_to_relabel, named_transform
+from hiercnn.dynamics import cut_partitions
 from hiercnn.errors import HierCNNError, RecipeError
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.models import check_frozen_stage, create_backbone, seeded, stage_index, stages
-from hiercnn.recipe._build import PYTHON, build_hierarchy, build_loss, head_cut, report_cuts, taught_hierarchy
+from hiercnn.recipe._build import (
+    PYTHON,
+    build_hierarchy,
+    build_loss,
+    dynamics_cuts,
+    dynamics_layers,
+    head_cut,
+    report_cuts,
+    taught_hierarchy,
+)
 from hiercnn.recipe._schema import HeadSettings, Recipe
 from hiercnn.train import frozen_stages, make_optimizer, make_scheduler, weight_at
 
@@ -31,14 +41,17 @@ def find_problems(recipe: Recipe, *, tree_failed: bool = False, stand_in: Hierar
     with seeded(0):  # weights are made and thrown away; the caller's generator is not to notice
         if tree is not None:
             _attempt(problems, "hierarchy.cuts", report_cuts, recipe, tree)
-        _check_model(problems, recipe, taught, tree_failed)
+        trunk = _check_model(problems, recipe, taught, tree_failed)
+        if recipe.dynamics is not None and not tree_failed:
+            _check_dynamics(problems, recipe, tree, trunk)
         if taught is not None:
             _check_labels(problems, recipe, tree, taught)
         _check_training(problems, recipe)
     return problems
 
 
-def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None, tree_failed: bool) -> None:
+def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None, tree_failed: bool) -> nn.Module | None:
+    """Check backbone, weights and heads, and return the backbone if it can be built."""
     trunk = None
     if recipe.model.backbone != PYTHON:
         options = {"stem": recipe.model.stem, "options": recipe.model.options}
@@ -55,6 +68,18 @@ def _check_model(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None
             _attempt(problems, f"{path}.stage", _stage, head, trunk, recipe.model.backbone)
         if not tree_failed:
             _check_cut(problems, f"{path}.cut", head, tree)
+    return trunk
+
+
+def _check_dynamics(problems: list[Problem], recipe: Recipe, tree: Hierarchy | None, trunk: nn.Module | None) -> None:
+    if trunk is not None:
+        _attempt(problems, "dynamics.layers", dynamics_layers, recipe, trunk)
+    if tree is None:
+        problems.append(("dynamics", "needs a hierarchy: section to cut"))
+        return
+    cuts = _attempt(problems, "dynamics.cuts", dynamics_cuts, recipe, tree)
+    if cuts is not None:
+        _attempt(problems, "dynamics.cuts", cut_partitions, tree, cuts, 0)
 
 
 def _check_labels(problems: list[Problem], recipe: Recipe, tree: Hierarchy, taught: Hierarchy) -> None:

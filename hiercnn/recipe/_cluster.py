@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiercnn.clustering import (
     ClassDistances,
@@ -24,7 +24,7 @@ from hiercnn.data import ImageSet, make_loader
 from hiercnn.dynamics import confusion_matrix
 from hiercnn.errors import CheckpointError, DataError, RecipeError, shorten
 from hiercnn.hierarchy import Hierarchy
-from hiercnn.models import stage_index, stages, tapped_forward
+from hiercnn.models import PENULTIMATE, HierarchicalModel, classifier_of, stage_index, stages
 from hiercnn.recipe._build import PYTHON, build_data, build_source
 from hiercnn.recipe._fit import Run
 from hiercnn.recipe._load import data_settings
@@ -163,10 +163,11 @@ def _images(run: Run, split: str) -> ImageSet:
 
 
 @torch.no_grad()
-def _class_means(model: nn.Module, loader, names: tuple[str, ...], stage: int | str | None) -> Tensor:
+def _class_means(model: HierarchicalModel, loader, names: tuple[str, ...], stage: int | str | None) -> Tensor:
+    layer = PENULTIMATE if stage is None else f"stage{stage_index(stage, len(stages(model.backbone)))}"
     statistics = None
     for batch in loader.epoch():
-        features = _read_by_classifier(model, batch.images) if stage is None else _after_stage(model, batch.images, stage)
+        features = model(batch.images, [layer]).features[layer]
         if statistics is None:
             statistics = ClassStatistics(len(names), features.shape[1], diagonal=True, device=features.device)
         statistics.update(features, batch.labels)
@@ -176,40 +177,14 @@ def _class_means(model: nn.Module, loader, names: tuple[str, ...], stage: int | 
     return statistics.means
 
 
-def _read_by_classifier(model: nn.Module, images: Tensor) -> Tensor:
-    """What the classifier reads [B, F]."""
-    caught: list[Tensor] = []
-    hook = _classifier(model).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        model(images)
-    finally:
-        hook.remove()
-    return caught[0].flatten(1)
-
-
-def _after_stage(model: nn.Module, images: Tensor, stage: int | str) -> Tensor:
-    """Features after a stage, averaged over the map [B, F]."""
-    number = stage_index(stage, len(stages(model.backbone)))
-    features = tapped_forward(model.backbone, images, [number])[1][number]
-    return features.flatten(2).mean(2) if features.ndim > 2 else features
-
-
-def _classifier(model: nn.Module) -> nn.Module:
-    backbone = getattr(model, "backbone", None)
-    classifier = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None
-    if not isinstance(classifier, nn.Module):
-        raise RecipeError("this network has no classifier that timm knows; cluster features of a stage, logits or confusion")
-    return classifier
-
-
-def _classifier_rows(model: nn.Module, classes: int) -> Tensor:
-    weight = getattr(_classifier(model), "weight", None)
+def _classifier_rows(model: HierarchicalModel, classes: int) -> Tensor:
+    weight = getattr(classifier_of(model), "weight", None)
     if not isinstance(weight, Tensor) or weight.shape[0] != classes:
         raise RecipeError("this network's classifier has no row for each class; cluster features, logits or confusion")
     return weight.detach().flatten(1)
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, loader) -> tuple[Tensor, Tensor]:
+def _logits(model: HierarchicalModel, loader) -> tuple[Tensor, Tensor]:
     found = [(model(batch.images).leaf.float(), batch.labels) for batch in loader.epoch()]
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))

@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 from hiercnn.data import Data, data_sets, from_datasets
+from hiercnn.dynamics import LiveDynamics
 from hiercnn.errors import CheckpointError, RecipeError, shorten
 from hiercnn.hierarchy import Hierarchy, from_nested, read_hierarchy, save_hierarchy, to_nested
 from hiercnn.models import NODE_SCORES, HierarchicalModel, check_forward
@@ -19,6 +20,8 @@ from hiercnn.recipe._build import (
     build_recipe_model,
     build_source,
     build_task,
+    dynamics_cuts,
+    dynamics_layers,
     report_cuts,
     taught_hierarchy,
 )
@@ -186,6 +189,10 @@ def build_trainer(
     fitting = getattr(task.loss, "classifier", None)
     if fitting is not None and not isinstance(network.reader, NODE_SCORES[fitting]):
         raise RecipeError(f"{recipe.loss.name} trains scores of all nodes; pass hiercnn.build_model(…, classifier='{fitting}')")
+    live = None
+    if recipe.dynamics is not None:
+        cuts, layers = dynamics_cuts(recipe, data.hierarchy), dynamics_layers(recipe, network.backbone)
+        live = LiveDynamics(data.hierarchy, cuts, layers, random=recipe.dynamics.random, folder=run.path / "dynamics" / "live")
     return Trainer(
         model=network,
         task=task,
@@ -196,6 +203,7 @@ def build_trainer(
         run=run,
         recipe_text=to_yaml(recipe),
         display=display,
+        live=live,
         profile=profile,
     )
 

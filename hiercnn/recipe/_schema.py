@@ -140,6 +140,21 @@ class LossSettings(Settings):
     logit_adjustment: Annotated[float, Field(ge=0)] = 0.0
 
 
+class DynamicsSettings(Settings):
+    """What is measured of what is learnt when and where: while the network is trained, at step 0 and after each evaluated epoch, what class
+    statistics and logits give in closed form; by `hiercnn dynamics RUN`, from kept weights, the rest.
+
+    Attributes:
+        layers: `auto`: every stage of the backbone and `penultimate`, what its classifier reads; or a list of stage0, …, penultimate.
+        cuts: Cuts between root and leaves; default: those that are reported.
+        random: Random partitions of the same group sizes beside each cut.
+    """
+
+    layers: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = "auto"
+    cuts: Annotated[list[CutChoice], Field(min_length=1)] | None = None
+    random: Annotated[int, Field(ge=0)] = 20
+
+
 class SearchRange(Settings):
     """Numbers from `low` to `high`, drawn evenly, or evenly on a log scale."""
 
@@ -176,12 +191,14 @@ class SearchSettings(Settings):
 
 
 class Recipe(RunSettings):
-    """A run, completely described: `RunSettings` plus data, hierarchy, model, loss, modules to import, and what compare may tune."""
+    """A run, completely described: `RunSettings` plus data, hierarchy, model, loss, dynamics to measure, modules to import, and what
+    compare may tune."""
 
     data: DataSettings
     hierarchy: HierarchySettings | None = None
     model: ModelSettings
     loss: LossSettings = LossSettings()
+    dynamics: DynamicsSettings | None = None
     imports: list[str] = []
     search: SearchSettings | None = None
 

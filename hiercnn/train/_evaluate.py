@@ -27,9 +27,13 @@ def evaluate(
     *,
     heads: Mapping[str, Cut] | None = None,
     autocast: Callable[[], object],
-    collect: Callable[[Batch, Output], None] | None = None,
+    layers: Sequence[str] = (),
+    collect: Sequence[Callable[[Batch, Output], None]] = (),
 ) -> dict[str, object]:
-    """Return what `LevelAccuracy` and `Mistakes` compute, plus {"heads": {name: accuracy}}; `collect` sees every batch and output."""
+    """Return what `LevelAccuracy` and `Mistakes` compute, plus {"heads": {name: accuracy}}.
+
+    Each of `collect` sees every batch and output, features of `layers` included.
+    """
     model.eval()
     levels, mistakes = LevelAccuracy(hierarchy.num_classes, cuts, loader.device), Mistakes(hierarchy, loader.device)
     groups = {name: torch.tensor(cut.label_groups, device=loader.device) for name, cut in (heads or {}).items()}
@@ -38,14 +42,14 @@ def evaluate(
         if not len(batch.labels):
             continue
         with autocast(), exact_scores(model):
-            output = model(batch.images)
+            output = model(batch.images, layers) if layers else model(batch.images)
         levels.update(output.leaf.float(), batch.labels)
         mistakes.update(output.leaf.float(), batch.labels)
         for name, logits in output.heads.items():
             wanted = groups[name][batch.labels]
             hits[name] += torch.stack([(logits.argmax(1) == wanted).sum(), (wanted >= 0).sum()])
-        if collect is not None:
-            collect(batch, output)
+        for see in collect:
+            see(batch, output)
     result = levels.compute() | mistakes.compute()
     return result | {"heads": {name: (hit[0] / hit[1]).item() for name, hit in hits.items()}} if groups else result
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hiercnn.data import Batch, Data, DataSettings, Mixer, keyed_seed, make_loader
+from hiercnn.dynamics import LiveDynamics, classifier_rows
 from hiercnn.errors import CheckpointError, DataError, Interrupted, TrainingError, shorten
 from hiercnn.hierarchy import Cut
 from hiercnn.models import HierarchicalModel, checkpoint_gradients
@@ -55,6 +56,7 @@ class Trainer:
         run: Where everything is written.
         recipe_text: The resolved recipe, as YAML.
         display: Who shows the progress; default: what `settings.logging` says.
+        live: Measures dynamics at step 0 and in every evaluation, if it is there.
         profile: Whether to look at some batches with torch.profiler, into `profile/` of the run folder.
     """
 
@@ -70,12 +72,13 @@ class Trainer:
         run: RunFolder,
         recipe_text: str,
         display: QuietDisplay | None = None,
+        live: LiveDynamics | None = None,
         profile: bool = False,
     ):
         _check_model(model, data)
         if settings.train.grad_checkpointing:
             checkpoint_gradients(model.backbone)
-        self.settings, self.run, self.data, self.cuts = settings, run, data, list(cuts)
+        self.settings, self.run, self.data, self.cuts, self.live = settings, run, data, list(cuts), live
         self.recipe_text = recipe_text
         self.display = display or make_display(settings.logging.display)
         self.trackers = make_trackers(settings.logging, settings.name, run.path, recipe_text)
@@ -138,6 +141,9 @@ class Trainer:
         else:
             self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)
             self._log({"event": "start", "epochs": self.settings.epochs, "steps_per_epoch": self.updates_per_epoch, **self._sizes()})
+            if self.live is not None:
+                self.live.begin()
+                self._evaluate_both()
         for tracker in self.trackers:
             tracker.begin(self.progress.update)
         columns = ["epoch", "lr", "loss", *(f"val {name}" for name in self._levels()), "gap", "images/s", "seconds"]
@@ -239,10 +245,7 @@ class Trainer:
     def _evaluate_epoch(self, last: bool) -> None:
         progress, began = self.progress, time.perf_counter()
         predictions = PredictionLog(self.cuts, full=last) if self.settings.eval.predictions else None
-        val = self._evaluate(self.val_loader, predictions)
-        if val["images"] and not np.isfinite(val["nll"]):  # the epoch's last update broke the weights
-            self._fail(f"the loss on val is {val['nll']} after epoch {progress.epoch}", progress.epoch - 1)
-        subset = self._evaluate(self.subset_loader)
+        val, subset = self._evaluate_both(predictions)
         if predictions is not None:
             name = "val.npz" if last else f"val-epoch-{progress.epoch:04d}.npz"
             predictions.save(self.run.predictions / name, self.data.val.ids)
@@ -270,6 +273,20 @@ class Trainer:
         self._log(event)
         self.display.epoch(self._row(event))
 
+    def _evaluate_both(self, predictions: PredictionLog | None = None) -> tuple[dict[str, object], dict[str, object]]:
+        """What the model is worth on val and on the subset of train; dynamics are measured on the way."""
+        live, epoch = self.live, self.progress.epoch
+        val = self._evaluate(self.val_loader, predictions, live and live.see_test)
+        if val["images"] and not np.isfinite(val["nll"]):  # the epoch's last update broke the weights
+            self._fail(f"the loss on val is {val['nll']} after epoch {epoch}", max(epoch - 1, 0))
+        subset = self._evaluate(self.subset_loader, live and live.see_train, layers=live.layers if live else ())
+        if live is not None:
+            try:
+                live.write(self.progress.update, classifier_rows(self._evaluated(), self.data.hierarchy.num_classes))
+            except DataError as error:
+                self.display.note(f"dynamics not measured after epoch {epoch}: {error}")
+        return val, subset
+
     def _finish_run(self) -> None:
         settings, progress = self.settings, self.progress
         end = {"event": "end", "epochs": progress.epoch, "steps": progress.update, "images": progress.images}
@@ -285,6 +302,8 @@ class Trainer:
             if predictions is not None:
                 predictions.save(self.run.predictions / "test.npz", self.data.test.ids)
         end["seconds"] = {"train": round(progress.train_seconds, 3), "eval": round(progress.eval_seconds, 3)}
+        if self.live is not None:
+            self.live.end(self.updates_per_epoch)
         self._log(end | {"peak_memory_mib": self._peak_memory()})
         for epoch in self._averaged_epochs():
             (self.run.checkpoints / f"{_of_epoch(epoch)}.safetensors").unlink(missing_ok=True)
@@ -322,7 +341,13 @@ class Trainer:
         self.val_loader = self._loader(self.data.val)
         leaves = np.flatnonzero(self.data.train.labels < self.data.hierarchy.num_classes)
         chosen = np.random.default_rng([self.settings.seed, 2]).permutation(leaves)[: self.settings.eval.train_subset]
-        self.subset_loader = self._loader(self.data.train.subset(np.sort(chosen)))
+        subset = self.data.train.subset(np.sort(chosen))
+        if self.live is not None and (missing := set(range(self.data.hierarchy.num_classes)).difference(subset.labels.tolist())):
+            raise DataError(
+                f"dynamics need images of every class, and the {len(subset)} of train that are evaluated have none of"
+                f" {shorten(self.data.hierarchy.classes[label] for label in sorted(missing))}; raise eval.train_subset, or drop dynamics"
+            )
+        self.subset_loader = self._loader(subset)
 
     def _unreadable(self) -> list[str]:
         """Ids of the images that the loaders had to leave out while training and validating."""
@@ -343,9 +368,16 @@ class Trainer:
         """The model whose weights are evaluated and kept."""
         return self.model if self.ema is None else self.ema.module
 
-    def _evaluate(self, loader, collect=None) -> dict[str, object]:
+    def _evaluate(self, loader, *collect, layers: Sequence[str] = ()) -> dict[str, object]:
         return evaluate(
-            self._evaluated(), loader, self.cuts, self.data.hierarchy, heads=self.model.cuts, autocast=self._autocast, collect=collect
+            self._evaluated(),
+            loader,
+            self.cuts,
+            self.data.hierarchy,
+            heads=self.model.cuts,
+            autocast=self._autocast,
+            layers=layers,
+            collect=[see for see in collect if see is not None],
         )
 
     def _autocast(self):

@@ -50,9 +50,7 @@ def test_features_are_what_the_classifier_reads(run):
     found = cluster_run(run, "features")
     assert len(found.distances) == 36
     model, images = run.model, torch.randn(4, 3, 16, 16)
-    from hiercnn.recipe._cluster import _read_by_classifier
-
-    features = _read_by_classifier(model, images)
+    features = model(images, ["penultimate"]).features["penultimate"]
     torch.testing.assert_close(model.backbone.get_classifier()(features), model(images).leaf)
 
 

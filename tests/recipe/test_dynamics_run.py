@@ -11,9 +11,9 @@ from train.tiny import BRANCHES, tiny
 import hiercnn
 from hiercnn.clustering import ClassStatistics
 from hiercnn.data import make_loader
-from hiercnn.dynamics import LAST, LEAF, LOGITS, TREE, collapse, confusion_matrix, hypernym_scores, look, measure
+from hiercnn.dynamics import LAST, LEAF, LOGITS, TREE, collapse, confusion_matrix, cut_partitions, hypernym_scores, look, measure
 from hiercnn.errors import CheckpointError, DataError, RecipeError
-from hiercnn.recipe import Run, build_data, build_source, dynamics_of_run, kept_moments
+from hiercnn.recipe import Run, build_data, build_source, dynamics_of_run, kept_steps
 
 OPTIONS = {"images": 72, "random": 3, "probes": False}
 
@@ -29,11 +29,11 @@ def found(run):
 
 
 def values(found, layer: str, cut: str, statistic: str) -> dict[int, float]:
-    return {step: row.value for _, step, row in found.rows if (row.layer, row.cut, row.statistic) == (layer, cut, statistic)}
+    return {step: row.value for _, step, row in found.story.rows if (row.layer, row.cut, row.statistic) == (layer, cut, statistic)}
 
 
 def test_moments_are_the_kept_weights_in_order_of_time(run):
-    assert [(moment.epoch, moment.step) for moment in kept_moments(run)] == [(0, 0), (1, 1), (1, 2), (1, 4), (1, 5), (2, 8), (2, 10)]
+    assert kept_steps(run) == [0, 1, 2, 4, 5, 8, 10]
 
 
 def looks(run, weights: str):
@@ -91,12 +91,11 @@ def test_rows_are_those_of_the_parts(run):
 
 
 def test_random_partitions_have_the_sizes_of_the_groups(run):
-    from hiercnn.dynamics._measure import _random
-
     cut = run.hierarchy.cut(groups=3)
-    for groups in _random(run.hierarchy, cut, 5):
-        assert sorted(np.bincount(groups)) == sorted(np.bincount(cut.groups))
-    assert len({tuple(groups) for groups in _random(run.hierarchy, cut, 5)}) == 5
+    own, *random = cut_partitions(run.hierarchy, [cut], 5)["3 groups"]
+    assert own.tolist() == list(cut.groups)
+    assert all(sorted(np.bincount(groups)) == sorted(np.bincount(own)) for groups in random)
+    assert len({tuple(groups) for groups in random}) == 5
 
 
 def test_the_last_moment_is_its_own_measure(found):
@@ -108,12 +107,12 @@ def test_the_last_moment_is_its_own_measure(found):
 def test_what_a_run_keeps_of_it(run, found):
     with open(found.folder / "dynamics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(found.rows)
+    assert len(rows) == len(found.story.rows)
     assert [int(row["step"]) for row in rows] == sorted(int(row["step"]) for row in rows)
     at = next(i for i, row in enumerate(rows) if (row["layer"], row["cut"], row["statistic"]) == (LOGITS, "3 groups", "greedy"))
-    assert float(rows[at]["value"]) == found.rows[at][2].value
+    assert float(rows[at]["value"]) == found.story.rows[at][2].value
     with np.load(found.folder / "means.npz") as means:
-        assert means["steps"].tolist() == [moment.step for moment in found.moments]
+        assert means["steps"].tolist() == found.story.steps
         assert means["stage1"].shape == (7, 36, 48)
     with open(found.folder / "times.csv", newline="", encoding="utf-8") as file:
         times = {(row["layer"], row["cut"], row["statistic"], row["time"]): row["step"] for row in csv.DictReader(file)}
@@ -124,16 +123,16 @@ def test_what_a_run_keeps_of_it(run, found):
 def test_measured_moments_are_not_measured_again(run, found, monkeypatch):
     monkeypatch.setattr("hiercnn.recipe._dynamics.measure", None)
     again = dynamics_of_run(run, **OPTIONS)
-    np.testing.assert_equal([row for *_, row in again.rows], [row for *_, row in found.rows])
+    np.testing.assert_equal([row for *_, row in again.story.rows], [row for *_, row in found.story.rows])
 
 
 def test_a_half_written_moment_and_other_options_are_measured_again(run, found, tmp_path):
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
     (copy.path / "dynamics" / "step-00000004.npz").write_bytes(b"half")
     again = dynamics_of_run(copy, **OPTIONS)
-    np.testing.assert_equal([row for *_, row in again.rows], [row for *_, row in found.rows])
+    np.testing.assert_equal([row for *_, row in again.story.rows], [row for *_, row in found.story.rows])
     wider = dynamics_of_run(copy, **OPTIONS | {"random": 5})
-    row, before = (next(row for *_, row in each.rows if row[:3] == (LOGITS, "3 groups", "greedy")) for each in (wider, found))
+    row, before = (next(row for *_, row in each.story.rows if row[:3] == (LOGITS, "3 groups", "greedy")) for each in (wider, found))
     assert row.value == before.value
     assert row.random_mean != before.random_mean
 
@@ -164,14 +163,16 @@ def test_runs_that_kept_nothing(tmp_path):
     with pytest.raises(CheckpointError, match="no run in"):
         dynamics_of_run(Run(tmp_path / "nowhere"))
     run = hiercnn.fit(tiny("epochs=1"), run_dir=tmp_path / "run")
-    with pytest.raises(CheckpointError, match="has kept weights of 0 moments; train it with checkpoints.keep=log"):
+    with pytest.raises(
+        CheckpointError, match="has kept weights of 0 moments, and two are needed; train it with checkpoints.keep=log, or with"
+    ):
         dynamics_of_run(run)
 
 
 def test_a_vanished_moment_is_left_out(run, found, tmp_path):
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
     (copy.checkpoints / "step-00000004.safetensors").unlink()
-    assert [moment.step for moment in dynamics_of_run(copy, **OPTIONS).moments] == [0, 1, 2, 5, 8, 10]
+    assert dynamics_of_run(copy, **OPTIONS).story.steps == [0, 1, 2, 5, 8, 10]
 
 
 def test_a_cut_with_one_group(run):
@@ -183,6 +184,11 @@ def test_a_cut_with_one_group(run):
 def test_data_that_were_objects(run, tmp_path):
     images = [(torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8), i % 4) for i in range(40)]
     recipe = {"epochs": 1, "model": {"backbone": "tiny_net"}, "checkpoints": {"keep": "log"}, "logging": {"display": "quiet"}}
-    own = hiercnn.fit(recipe | {"data": {"batch_size": 8}}, train=images, classes=list("abcd"), run_dir=tmp_path / "own")
+    own = {"train": images, "classes": list("abcd"), "run_dir": tmp_path / "own"}
+    flat = hiercnn.fit(recipe | {"data": {"batch_size": 8}}, **own)
+    with pytest.raises(RecipeError, match="there is no cut between root and leaves; name one in dynamics.cuts"):
+        dynamics_of_run(flat)
+    own |= {"hierarchy": {"x": ["a", "b"], "y": ["c", "d"]}, "run_dir": tmp_path / "tree"}
+    own = hiercnn.fit(recipe | {"data": {"batch_size": 8}}, **own)
     with pytest.raises(RecipeError, match="were objects; use hiercnn.dynamics.look and measure on your own loaders"):
         dynamics_of_run(own)
