@@ -35,8 +35,11 @@ def verdict(seeds: list[Finding]) -> str:
 
 
 def rows(recipe: str, seeds: list[list[Finding]]) -> list[list[str]]:
+    by_what: dict[tuple[str, str], list[Finding]] = {}
+    for finding in (each for findings_of_seed in seeds for each in findings_of_seed):
+        by_what.setdefault((finding.claim, finding.what), []).append(finding)
     found = []
-    for same in zip(*seeds, strict=True):
+    for same in (by_what[key] for key in sorted(by_what, key=lambda key: key[0])):
         values, against = ([getattr(each, key) for each in same] for key in ("value", "against"))
         spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
         found.append(

@@ -49,9 +49,12 @@ def _blocks(story: Story) -> list[Finding]:
 def _layers(story: Story) -> list[Finding]:
     """Where the coarsest groups are apart in the first layer, and the classes in the last one."""
     coarse, first = story.cuts[0].name, story.layers[0]
-    statistic = "probe" if story.curve(first, coarse, "probe") else "trace_ratio"
-    early, leaf = (_time(story, story.curve(*at, statistic)["value"], 0.9, way=True) for at in ((first, coarse), (story.layers[-1], LEAF)))
-    found = [_smaller("A2", f"t90 of {coarse} in {first} ({statistic}), against that of the classes in the last layer", early, leaf)]
+    found = []
+    for statistic in ("trace_ratio", "probe"):
+        curves = [story.curve(*at, statistic) for at in ((first, coarse), (story.layers[-1], LEAF))]
+        if all(curves):
+            times = [_time(story, curve["value"], 0.9, way=True) for curve in curves]
+            found.append(_smaller("A2", f"t90 of {coarse} in {first} ({statistic}), against that of the classes in the last layer", *times))
     random = story.curve(first, coarse, "trace_ratio")
     times = [_time(story, random[key], 0.9, way=True) for key in ("value", "random_mean")]
     return [*found, _smaller("A2", f"t90 of {coarse} in {first} (trace_ratio), against random groups", *times)]

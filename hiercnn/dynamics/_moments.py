@@ -46,8 +46,8 @@ def write_moment(file: Path, moment: Moment, options: Mapping[str, object] | Non
 def read_moment(file: Path, options: Mapping[str, object] | None = None) -> Moment | None:
     """What `write_moment` wrote; None if there is nothing, or something half-written, or measured with other options."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            if json.loads(str(arrays["options"])) != options:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            if options is not None and json.loads(str(arrays["options"])) != options:
                 return None
             rows = [Row(*row) for row in json.loads(str(arrays["rows"]))]
             means = {key.removeprefix("means/"): arrays[key] for key in arrays.files if key.startswith("means/")}

@@ -100,7 +100,7 @@ def _measured(
         if tell is not None:
             tell(done, len(steps))
         file = folder / f"step-{step:08d}.npz"
-        moment = read_moment(file, options)
+        moment = read_moment(file, options) or read_moment(file, options | {"probes": True})
         if moment is None:
             load_weights(run.checkpoints / f"step-{step:08d}.safetensors", model, tree)
             looks = [look(model, loader, layers).cpu() for loader in loaders]

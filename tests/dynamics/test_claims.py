@@ -47,11 +47,23 @@ def test_hypernyms_must_come_before_random_groups_do(true, random, wanted):
     assert found.value == (0.25 if true is EARLY else 2.0)
 
 
-def test_early_layers_are_compared_with_the_classes_in_the_last_one():
-    rows = {(LAYERS[0], "3 groups", "trace_ratio"): (EARLY[::-1], LATE[::-1]), (LAST, LEAF, "trace_ratio"): (LATE[::-1], LATE[::-1])}
-    classes, random = told(rows)["A2"]
-    assert classes.supported == (classes.value < classes.against)
-    assert random.value != random.against
+@pytest.mark.parametrize(("coarse", "leaf", "random", "wanted"), [(EARLY, LATE, LATE, True), (LATE, EARLY, EARLY, False)])
+@pytest.mark.parametrize("sign", [1, -1], ids=["growing", "falling"])
+def test_early_layers_must_hold_groups_apart_before_the_last_one_does_the_classes(coarse, leaf, random, wanted, sign):
+    rows = {
+        (LAYERS[0], "3 groups", "trace_ratio"): (sign * np.array(coarse), sign * np.array(random)),
+        (LAST, LEAF, "trace_ratio"): (sign * np.array(leaf), sign * np.array(leaf)),
+    }
+    classes, groups = told(rows)["A2"]
+    assert (classes.supported, groups.supported) == (wanted, wanted)
+    assert sorted([classes.value, classes.against]) == [0.25, 2.0]  # t90 in epochs
+
+
+def test_probes_are_told_beside_the_ratio_where_there_are_some():
+    rows = {(LAYERS[0], "3 groups", "probe"): (EARLY, [np.nan] * 6), (LAST, LEAF, "probe"): (LATE, [np.nan] * 6)}
+    _, probe, _ = told(rows)["A2"]
+    assert "(probe)" in probe.what
+    assert (probe.value, probe.against, probe.supported) == (0.25, 2.0, True)
 
 
 @pytest.mark.parametrize(("last", "p", "wanted"), [(0.8, 0.001, [True, True]), (-0.5, 0.4, [False, False])])
