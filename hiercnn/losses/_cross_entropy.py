@@ -8,9 +8,9 @@ from torch import Tensor
 
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import LeafLoss
-from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
 from hiercnn.ops import Mixed, check_target
+from hiercnn.settings import checked_options
 
 
 @losses.register("cross_entropy")

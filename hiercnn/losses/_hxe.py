@@ -8,10 +8,10 @@ from torch import Tensor
 
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import LeafLoss
-from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
 from hiercnn.losses._rings import node_rings, paths
 from hiercnn.ops import ring_nll
+from hiercnn.settings import checked_options
 
 
 @losses.register("hxe")

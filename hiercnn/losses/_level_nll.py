@@ -9,11 +9,10 @@ from torch import Tensor
 from hiercnn.errors import RecipeError
 from hiercnn.hierarchy import Cut, CutChoice, Hierarchy, chosen_cuts
 from hiercnn.losses._leaf_loss import LeafLoss
-from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
 from hiercnn.losses._rings import node_rings, partition_rings
 from hiercnn.ops import ring_nll
-from hiercnn.settings import Settings
+from hiercnn.settings import Settings, checked_options
 
 
 class Level(Settings):

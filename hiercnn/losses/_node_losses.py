@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.losses._leaf_loss import TreeLoss
-from hiercnn.losses._options import checked_options
 from hiercnn.losses._registry import losses
 from hiercnn.ops import Nodes, check_floats, conditional_nll, margin_nll, path_table
+from hiercnn.settings import checked_options
 
 
 class NodeLoss(TreeLoss):

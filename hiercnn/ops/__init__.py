@@ -1,6 +1,6 @@
 """Operators of hierarchical losses and of clustering: tensors in, tensors out. They know no Hierarchy and no module."""
 
-from hiercnn.ops._check import check_floats, check_target, known_rows
+from hiercnn.ops._check import check_device, check_floats, check_target, known_rows
 from hiercnn.ops._mixed import Mixed
 from hiercnn.ops._paths import path_table
 from hiercnn.ops._tree import Nodes
@@ -17,6 +17,7 @@ __all__ = [
     "Mixed",
     "Nodes",
     "Rings",
+    "check_device",
     "check_floats",
     "check_target",
     "class_sums",

@@ -1,0 +1,35 @@
+"""Decision rules, from leaf logits to a node of the hierarchy, and their calibration."""
+
+from hiercnn.inference._answers import Answers, describe_answers
+from hiercnn.inference._argmax import Argmax
+from hiercnn.inference._auto import Auto
+from hiercnn.inference._calibrate import Calibration, calibrate
+from hiercnn.inference._climbing import Climbing
+from hiercnn.inference._crm import CRM
+from hiercnn.inference._hie import HiE
+from hiercnn.inference._marginals import Marginals
+from hiercnn.inference._registry import rules
+from hiercnn.inference._rule import Decision, Rule
+from hiercnn.inference._temperature import Temperature, fit_temperature
+from hiercnn.inference._threshold import Threshold
+from hiercnn.inference._top_down import TopDown
+
+__all__ = [
+    "Answers",
+    "Argmax",
+    "Auto",
+    "CRM",
+    "Calibration",
+    "Climbing",
+    "Decision",
+    "HiE",
+    "Marginals",
+    "Rule",
+    "Temperature",
+    "Threshold",
+    "TopDown",
+    "calibrate",
+    "describe_answers",
+    "fit_temperature",
+    "rules",
+]
