@@ -162,6 +162,49 @@ def dynamics(
 
 
 @app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder with weights: runs/grocery-branches.")],
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    rule: Annotated[
+        str | None, typer.Option(help="argmax, threshold, climbing, top_down, crm, hie or auto. Default: the recipe's (auto).")
+    ] = None,
+    options: Annotated[list[str] | None, typer.Option("--set", help="An option of the rule: --set threshold=0.7.")] = None,
+    form: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
+    weights: Annotated[str, typer.Option(help="last, best, average or step-….")] = "last",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once. Default: the recipe's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images. Default: the recipe's.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger files are not opened. Default: 179 million.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    trust_imports: Trust = False,
+) -> None:
+    """Answer for images: as deep in the tree as the rule dares, with the probability of every node on the path, and why."""
+    import yaml
+
+    from hiercnn.cli._predict import FORMATS, print_predictions
+    from hiercnn.errors import RecipeError
+    from hiercnn.inference import BOMB
+    from hiercnn.recipe import Run, predictor_of_run
+
+    if form not in FORMATS:
+        raise RecipeError(f"--format: wanted {', '.join(FORMATS)}, got '{form}'")
+    wrong = [text for text in options or [] if "=" not in text]
+    if wrong:
+        raise RecipeError(f"--set: wanted OPTION=VALUE, got '{wrong[0]}'")
+    chosen = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in options or [])}
+    predictor = predictor_of_run(
+        Run(run, trust_imports=trust_imports),
+        rule,
+        chosen,
+        weights=weights,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels or BOMB,
+    )
+    raise typer.Exit(print_predictions(predictor, paths, form))
+
+
+@app.command()
 def push(
     run: Annotated[Path, typer.Argument(help="A finished run folder: runs/cifar100-branches.")],
     folder: Annotated[Path | None, typer.Option(help="A new or empty folder, which timm loads as local-dir:FOLDER.")] = None,

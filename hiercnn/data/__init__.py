@@ -2,7 +2,7 @@
 
 from hiercnn.data import _cifar, _fashion_mnist, _folder, _manifest, _synthetic_source, _timm  # noqa: F401  register the data sets
 from hiercnn.data._dataset import from_datasets
-from hiercnn.data._image_set import ImageSet, Source, in_memory
+from hiercnn.data._image_set import ImageSet, Source, in_memory, open_image
 from hiercnn.data._loader import Batch, BatchLoader, SampleLoader, generator, keyed_seed, make_loader, named_transform
 from hiercnn.data._mix import Mixer
 from hiercnn.data._prepare import Data, match, prepare
@@ -31,5 +31,6 @@ __all__ = [
     "make_loader",
     "match",
     "named_transform",
+    "open_image",
     "prepare",
 ]

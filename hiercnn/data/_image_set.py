@@ -1,8 +1,10 @@
 """What a data set is before training: images (in memory, in files, or in anybody's Dataset) with labels and names."""
 
 import hashlib
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -86,17 +88,39 @@ class ImageSet:
         return torch.as_tensor(image) if isinstance(image, np.ndarray) else image
 
 
-def open_image(file: Path | BinaryIO, name: str | None = None):
-    """Decode an image file, or an open one, to RGB. Raises DataError that names the file, or `name`, and the reason."""
+def open_image(file: Path | BinaryIO, name: str | None = None, *, max_pixels: int | None = None):
+    """Decode an image file, or an open one, to RGB; a file of more than `max_pixels` (default: what Pillow allows) is not decoded.
+
+    Raises:
+        DataError: Names the file, or `name`, and the reason.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:
+        with _pillow_limit(max_pixels), Image.open(file) as image:
             return to_rgb(image)
     except UnidentifiedImageError:
         raise DataError(f"unreadable image {name or file}: cannot identify image file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"unreadable image {name or file}: {error}") from None
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int | None) -> Iterator[None]:
+    """Let Pillow refuse images of more than `max_pixels`; of its own accord it warns from half as many on."""
+    from PIL import Image
+
+    if max_pixels is None:
+        yield
+        return
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels / 2  # twice that is an error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def to_rgb(image):

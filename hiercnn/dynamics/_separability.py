@@ -1,11 +1,13 @@
 """How far apart a layer holds groups: block strength of class responses, relevance of channels, and linear probes."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from hiercnn.errors import DataError, ShapeError
 
+STEPS = 200  # of L-BFGS, at most
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # L2 of the probes, on standardised features; the best on held-out images is taken
 
 
@@ -71,6 +73,7 @@ def probe_accuracy(
     Raises:
         ShapeError: Features and labels of different numbers. DataError: fewer than two labels in train.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     for what, (features, labels) in (("train", train), ("test", test)):
@@ -84,10 +87,12 @@ def probe_accuracy(
     features, unseen = (((values - mean) / scale).astype(np.float32) for values in (features, np.asarray(test[0], dtype=np.float64)))
     order = np.random.default_rng(seed).permutation(len(features))
     held, used = order[: len(order) // 5], order[len(order) // 5 :]
-    probe, scores = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True), {}
-    for penalty in sorted(penalties, reverse=True):  # from strong to weak: each begins where the last one ended
-        probe.set_params(C=1 / (penalty * len(used))).fit(features[used], labels[used])
-        scores[penalty] = probe.score(features[held], labels[held])
-    best = max(penalties, key=scores.get)
-    probe = LogisticRegression(C=1 / (best * len(order)), max_iter=200, tol=1e-3).fit(features[order], labels[order])
+    probe, scores = LogisticRegression(max_iter=STEPS, tol=1e-3, warm_start=True), {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on features that tell little; the steps are bounded
+        for penalty in sorted(penalties, reverse=True):  # from strong to weak: each begins where the last one ended
+            probe.set_params(C=1 / (penalty * len(used))).fit(features[used], labels[used])
+            scores[penalty] = probe.score(features[held], labels[held])
+        best = max(penalties, key=scores.get)
+        probe = LogisticRegression(C=1 / (best * len(order)), max_iter=STEPS, tol=1e-3).fit(features[order], labels[order])
     return chance_corrected(probe.score(unseen, test[1]), np.asarray(test[1]))

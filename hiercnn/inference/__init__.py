@@ -1,4 +1,4 @@
-"""Decision rules, from leaf logits to a node of the hierarchy, and their calibration."""
+"""Answers: decision rules, from leaf logits to a node of the hierarchy, their calibration, and a network that answers by them."""
 
 from hiercnn.inference._answers import Answers, describe_answers
 from hiercnn.inference._argmax import Argmax
@@ -8,6 +8,7 @@ from hiercnn.inference._climbing import Climbing
 from hiercnn.inference._crm import CRM
 from hiercnn.inference._hie import HiE
 from hiercnn.inference._marginals import Marginals
+from hiercnn.inference._predictor import BOMB, Prediction, Predictor
 from hiercnn.inference._registry import rules
 from hiercnn.inference._rule import Decision, Rule
 from hiercnn.inference._temperature import Temperature, fit_temperature
@@ -15,6 +16,7 @@ from hiercnn.inference._threshold import Threshold
 from hiercnn.inference._top_down import TopDown
 
 __all__ = [
+    "BOMB",
     "Answers",
     "Argmax",
     "Auto",
@@ -24,6 +26,8 @@ __all__ = [
     "Decision",
     "HiE",
     "Marginals",
+    "Prediction",
+    "Predictor",
     "Rule",
     "Temperature",
     "Threshold",

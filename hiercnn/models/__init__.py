@@ -5,7 +5,7 @@ from hiercnn.models._catalogue import BackboneInfo, Stage, backbone_names, descr
 from hiercnn.models._checkpointing import checkpoint_gradients
 from hiercnn.models._freeze import check_frozen_stage, freeze, parameters_up_to
 from hiercnn.models._heads import PoolHead, heads
-from hiercnn.models._layers import PENULTIMATE, classifier_of, layer_names, layer_stage
+from hiercnn.models._layers import PENULTIMATE, classifier_of, exact_scores, layer_names, layer_stage
 from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model, check_forward
 from hiercnn.models._node_scores import NODE_SCORES
 from hiercnn.models._weights import pretrained_config
@@ -28,6 +28,7 @@ __all__ = [
     "classifier_of",
     "create_backbone",
     "describe_backbone",
+    "exact_scores",
     "freeze",
     "heads",
     "layer_names",

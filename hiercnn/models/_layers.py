@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiercnn.errors import RecipeError, did_you_mean
@@ -50,3 +52,23 @@ def pooled(features: Tensor) -> Tensor:
     """Features [B, F] of a feature map [B, F, …], averaged over the map in float32."""
     features = features.float()
     return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+
+@contextmanager
+def exact_scores(model: nn.Module) -> Iterator[None]:
+    """Let a linear classifier score in float32 under autocast: of scores in bfloat16 one image in fifty has two equal highest ones."""
+    backbone = getattr(model, "backbone", None)
+    classifier = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None
+    if not isinstance(classifier, nn.Linear):
+        yield
+        return
+
+    def score(module: nn.Linear, features: tuple[Tensor], rounded: Tensor) -> Tensor:
+        with torch.autocast(rounded.device.type, enabled=False):
+            return F.linear(features[0].float(), module.weight.float(), None if module.bias is None else module.bias.float())
+
+    handle = classifier.register_forward_hook(score)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -5,6 +5,7 @@ from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
 from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_steps
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
+from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run
 from hiercnn.recipe._push import push_run
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
@@ -20,6 +21,7 @@ __all__ = [
     "build_source",
     "build_task",
     "build_trainer",
+    "calibrate_run",
     "charged_cost",
     "cluster_run",
     "differing_keys",
@@ -28,9 +30,11 @@ __all__ = [
     "fit",
     "kept_steps",
     "load_recipe",
+    "predictor_of_run",
     "push_run",
     "recipes_folder",
     "report_cuts",
+    "rule_of_run",
     "shipped_recipes",
     "to_yaml",
 ]

@@ -1,17 +1,22 @@
 """From a recipe to the objects it names: hierarchy, data, model, task."""
 
 import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationError
 from torch import nn
 
 from hiercnn.data import Data, Source, data_sets, prepare
-from hiercnn.errors import RecipeError
+from hiercnn.errors import RecipeError, did_you_mean
 from hiercnn.hierarchy import Cut, Hierarchy, builtin, chosen_cuts, from_folders, from_nested, from_wordnet, read_hierarchy
+from hiercnn.inference import rules
 from hiercnn.losses import losses
 from hiercnn.models import HeadSpec, HierarchicalModel, build_model, heads, layer_names, layer_stage
 from hiercnn.recipe._schema import HeadSettings, HierarchySettings, Recipe
+from hiercnn.settings import Settings
 from hiercnn.train import FlatTask, HierarchicalTask
 
 PYTHON = "python"  # data set or backbone that came as an object, not by name
@@ -99,6 +104,35 @@ def dynamics_layers(recipe: Recipe, backbone: nn.Module) -> list[str]:
         return layer_names(backbone)
     stages = {layer: layer_stage(layer, backbone) for layer in chosen}
     return sorted(stages, key=lambda layer: math.inf if stages[layer] is None else stages[layer])
+
+
+class AutoOptions(Settings):
+    """What `auto` promises: a share of right answers, and the probability with which the promise holds."""
+
+    target: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+def rule_options(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a decision rule, if it has them. Raises RecipeError for unknown ones, and for what `auto` cannot promise."""
+    known = list(AutoOptions.model_fields if name == "auto" else rules.options(name))
+    for option in options:
+        if option not in known:
+            raise RecipeError(f"{name} has no option '{option}'{did_you_mean(option, known)}; there are {', '.join(known)}")
+    if name != "auto":
+        return options
+    try:
+        return AutoOptions.model_validate(options).model_dump()
+    except ValidationError as error:
+        problems = (f"{one['loc'][0]}: {one['msg']} (got {one['input']!r})" for one in error.errors())
+        raise RecipeError(f"auto: {'; '.join(problems)}") from None
+
+
+def check_decision(recipe: Recipe, hierarchy: Hierarchy | None) -> None:
+    """Try the rule of `decision:` on a tree, where it needs no run. Raises RecipeError, HierarchyError."""
+    name, options = recipe.decision.name, rule_options(recipe.decision.name, recipe.decision.options)
+    if hierarchy is not None and name not in ("auto", "hie"):
+        rules[name](hierarchy, **options)
 
 
 def build_recipe_model(recipe: Recipe, hierarchy: Hierarchy, channels: int, *, pretrained: bool = True) -> HierarchicalModel:

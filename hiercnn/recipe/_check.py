@@ -14,6 +14,7 @@ from hiercnn.recipe._build import (
     PYTHON,
     build_hierarchy,
     build_loss,
+    check_decision,
     dynamics_cuts,
     dynamics_layers,
     head_cut,
@@ -47,6 +48,7 @@ def find_problems(recipe: Recipe, *, tree_failed: bool = False, stand_in: Hierar
         if taught is not None:
             _check_labels(problems, recipe, tree, taught)
         _check_training(problems, recipe)
+        _attempt(problems, "decision", check_decision, recipe, tree)
     return problems
 
 

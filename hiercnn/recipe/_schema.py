@@ -155,6 +155,22 @@ class DynamicsSettings(Settings):
     random: Annotated[int, Field(ge=0)] = 20
 
 
+class DecisionSettings(Settings):
+    """How `hiercnn predict` and `hiercnn export` decide, unless told otherwise.
+
+    Attributes:
+        name: A registered decision rule; its own options stand beside it. `auto` has target and confidence.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "auto"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class SearchRange(Settings):
     """Numbers from `low` to `high`, drawn evenly, or evenly on a log scale."""
 
@@ -191,13 +207,14 @@ class SearchSettings(Settings):
 
 
 class Recipe(RunSettings):
-    """A run, completely described: `RunSettings` plus data, hierarchy, model, loss, dynamics to measure, modules to import, and what
-    compare may tune."""
+    """A run, completely described: `RunSettings` plus data, hierarchy, model, loss, the rule that decides, dynamics to measure, modules to
+    import, and what compare may tune."""
 
     data: DataSettings
     hierarchy: HierarchySettings | None = None
     model: ModelSettings
     loss: LossSettings = LossSettings()
+    decision: DecisionSettings = DecisionSettings()
     dynamics: DynamicsSettings | None = None
     imports: list[str] = []
     search: SearchSettings | None = None

@@ -1,19 +1,17 @@
 """One pass over a split without augmentation: accuracy per level, of the leaf and of every head; predictions on request."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiercnn.data import Batch
 from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.metrics import LevelAccuracy, Mistakes
-from hiercnn.models import Output
+from hiercnn.models import Output, exact_scores
 
 TOP = 5  # classes kept of each sample's predictions between the first and the last evaluation
 
@@ -52,26 +50,6 @@ def evaluate(
             see(batch, output)
     result = levels.compute() | mistakes.compute()
     return result | {"heads": {name: (hit[0] / hit[1]).item() for name, hit in hits.items()}} if groups else result
-
-
-@contextmanager
-def exact_scores(model: nn.Module) -> Iterator[None]:
-    """Let a linear classifier score in float32 under autocast: of scores in bfloat16 one image in fifty has two equal highest ones."""
-    backbone = getattr(model, "backbone", None)
-    classifier = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None
-    if not isinstance(classifier, nn.Linear):
-        yield
-        return
-
-    def score(module: nn.Linear, features: tuple[Tensor], rounded: Tensor) -> Tensor:
-        with torch.autocast(rounded.device.type, enabled=False):
-            return F.linear(features[0].float(), module.weight.float(), None if module.bias is None else module.bias.float())
-
-    handle = classifier.register_forward_hook(score)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class PredictionLog:

@@ -12,10 +12,9 @@ import hiercnn.losses
 from hiercnn import fit
 from hiercnn.errors import DataError, RecipeError, TrainingError
 from hiercnn.hierarchy import builtin
-from hiercnn.models import HeadSpec, HierarchicalModel, build_model, checkpoint_gradients, create_backbone
+from hiercnn.models import HeadSpec, HierarchicalModel, build_model, checkpoint_gradients, create_backbone, exact_scores
 from hiercnn.recipe import Run, build_data, build_hierarchy, build_source, build_trainer
 from hiercnn.train import RunFolder, load_weights
-from hiercnn.train._evaluate import exact_scores
 
 
 class NanAt(nn.Module):

@@ -1,0 +1,80 @@
+"""`hiercnn predict`: answers for images as a table, JSON lines or CSV; progress and what could not be read go to stderr."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from hiercnn.errors import RecipeError
+from hiercnn.inference import Prediction, Predictor
+
+Format = Literal["table", "jsonl", "csv"]
+FORMATS = ("table", "jsonl", "csv")
+COLUMNS = ("file", "answer", "level", "probability", "path", "reason")
+
+
+def print_predictions(predictor: Predictor, paths: Sequence[Path], form: Format) -> int:
+    """Print the answers as they come (a table at the end) and return the exit code: 3 if some files could not be read."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise RecipeError(f"there is no file or folder {', '.join(missing)}")
+    errors = Console(stderr=True)
+    write = {"table": _Table, "jsonl": _Lines, "csv": _Csv}[form]()
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("images", total=None)
+        inputs = predictor.inputs(list(paths))
+        progress.update(task, total=len(inputs))
+        for prediction in predictor.stream(inputs, done=lambda count: progress.advance(task, count)):
+            write(prediction)
+    write.end()
+    for file, reason in predictor.unreadable.items():
+        errors.print(f"left out {file}: {reason.removeprefix(f'unreadable image {file}: ')}", markup=False, highlight=False, soft_wrap=True)
+    return 3 if predictor.unreadable else 0
+
+
+def _cells(prediction: Prediction) -> list[str]:
+    path = " > ".join(f"{title} {share:.1%}" for title, share in prediction.path)
+    return [prediction.id, prediction.title, prediction.level, f"{prediction.probability:.1%}", path, prediction.reason]
+
+
+class _Table:
+    def __init__(self):
+        from rich.table import Table
+
+        self.table = Table(*COLUMNS)
+
+    def __call__(self, prediction: Prediction) -> None:
+        from rich.text import Text
+
+        self.table.add_row(*map(Text, _cells(prediction)))  # names are no markup
+
+    def end(self) -> None:
+        from rich.console import Console
+
+        Console(width=None if sys.stdout.isatty() else 180).print(self.table)
+
+
+class _Lines:
+    def __call__(self, prediction: Prediction) -> None:
+        print(json.dumps(prediction.plain(), ensure_ascii=False))
+
+    def end(self) -> None:
+        pass
+
+
+class _Csv:
+    def __init__(self):
+        self.writer = csv.writer(sys.stdout, lineterminator="\n")
+        self.writer.writerow(COLUMNS)
+
+    def __call__(self, prediction: Prediction) -> None:
+        self.writer.writerow(_cells(prediction))
+
+    def end(self) -> None:
+        pass

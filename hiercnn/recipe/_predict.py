@@ -1,0 +1,132 @@
+"""A run's network with a decision rule, ready to answer for images."""
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiercnn.data import make_loader
+from hiercnn.errors import CheckpointError, RecipeError
+from hiercnn.files import atomic_file
+from hiercnn.inference import BOMB, Calibration, Predictor, Rule, calibrate, rules
+from hiercnn.models import HierarchicalModel, exact_scores
+from hiercnn.recipe._build import PYTHON, build_data, build_source, rule_options
+from hiercnn.recipe._fit import Run
+from hiercnn.recipe._load import data_settings
+from hiercnn.train import pick_device, pick_precision
+
+
+def predictor_of_run(
+    run: Run,
+    rule: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    weights: str = "last",
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    max_pixels: int = BOMB,
+) -> Predictor:
+    """The network of a finished run, its preprocessing and a decision rule.
+
+    Args:
+        run: A run with weights.
+        rule: A registered rule; default: that of the recipe's `decision:` section.
+        options: Its options. `auto` takes those of `calibrate` (target, confidence), `hie` finds its head and cut by itself.
+        weights: `last`, `best`, `average` or `step-…`.
+        batch_size, workers: Of the loader; default: the recipe's.
+        max_pixels: Larger files count as unreadable.
+
+    Raises:
+        CheckpointError: No such run or weights. RecipeError: unknown rule or options. DataError: no images to calibrate on.
+    """
+    recipe, model = run.recipe, run.load_model(weights)
+    if rule is None:
+        rule, options = recipe.decision.name, {**recipe.decision.options, **(options or {})}
+    chosen = rule_of_run(run, model, rule, options or {}, weights=weights)
+    place = pick_device(device)
+    settings = data_settings(recipe, run.channels)
+    asked = {"eval_batch_size": batch_size, "workers": workers}
+    settings = settings.model_copy(update={key: value for key, value in asked.items() if value is not None})
+    if settings.image_size is None:
+        settings = settings.model_copy(update={"image_size": _side(run)})
+    bfloat16 = pick_precision(recipe.train.precision, place) == "bfloat16"
+    return Predictor(
+        model,
+        chosen,
+        settings,
+        channels=run.channels,
+        cuts=run.cuts,
+        device=place,
+        autocast=partial(torch.autocast, place.type, dtype=torch.bfloat16) if bfloat16 else nullcontext,
+        max_pixels=max_pixels,
+    )
+
+
+def rule_of_run(run: Run, model: HierarchicalModel, name: str, options: Mapping[str, Any], *, weights: str = "last") -> Rule:
+    """A registered rule for a run's classes; `auto` is calibrated on val, `hie` takes the first head whose groups are not classes."""
+    options = rule_options(name, options)
+    if name == "auto":
+        return rules["auto"](run.hierarchy, calibration=calibrate_run(run, weights=weights, **options))
+    if name == "hie" and "cut" not in options:
+        heads = {head: cut for head, cut in model.cuts.items() if cut.name != "leaf" and head == options.get("head", head)}
+        if not heads:
+            raise RecipeError(f"hie needs a head that predicts groups, and this run has {', '.join(model.cuts) or 'none'}")
+        head, cut = next(iter(heads.items()))
+        options = {**options, "head": head, "cut": cut}
+    return rules[name](run.hierarchy, **options)
+
+
+def calibrate_run(run: Run, *, weights: str = "last", target: float = 0.95, confidence: float = 0.95) -> Calibration:
+    """Temperature and threshold from the run's val images, which weights and heads have not been trained on; kept in `calibration/`.
+
+    Weights that were chosen on val (`best`) have seen it in a way; the promise is then a little too good.
+    """
+    file = run.path / "calibration" / f"{weights}-{target:g}-{confidence:g}.json"
+    kept = _kept(file, run)
+    if kept is not None:
+        return kept
+    found = calibrate(run.hierarchy, *_val_scores(run, weights), target=target, confidence=confidence)
+    file.parent.mkdir(exist_ok=True)
+    with atomic_file(file) as scratch:
+        scratch.write_text(json.dumps(found.to_dict() | {"run": run.digest}, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def _kept(file, run: Run) -> Calibration | None:
+    """What was found before for the run as it is now."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return Calibration.from_dict(values) if values.pop("run", None) == run.digest else None
+    except (OSError, ValueError, AttributeError, TypeError, CheckpointError):
+        return None
+
+
+def _val_scores(run: Run, weights: str) -> tuple[Tensor, Tensor]:
+    """Leaf logits and labels of val: those that the last evaluation has kept, or what the network makes of it now."""
+    kept = run.predictions / "val.npz"
+    if weights == "last" and kept.exists():
+        with np.load(kept, allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["logits"]).float(), torch.from_numpy(arrays["labels"])
+    recipe = run.recipe
+    if recipe.data.name == PYTHON:
+        raise RecipeError(f"the images of {run.path} were objects, so nothing can be calibrated on them now; choose a rule but auto")
+    data, model = build_data(recipe, build_source(recipe), run.hierarchy), run.load_model(weights)
+    loader = make_loader(data.val, data_settings(recipe, run.channels), train=False, channels=run.channels)
+    with torch.inference_mode(), exact_scores(model):
+        parts = [(model(batch.images).leaf.float(), batch.labels) for batch in loader.epoch()]
+    logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logits, labels
+
+
+def _side(run: Run) -> int:
+    """Side of the images that the run was trained on, where its recipe leaves that to the data."""
+    size = run.start.get("input_size")
+    if size is None:
+        raise RecipeError(f"{run.path} was trained on images of several sizes; answers need data.image_size in its recipe")
+    return size[-1]
