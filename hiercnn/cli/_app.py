@@ -169,6 +169,15 @@ def predict(
         str | None, typer.Option(help="argmax, threshold, climbing, top_down, crm, hie or auto. Default: the recipe's (auto).")
     ] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="An option of the rule: --set threshold=0.7.")] = None,
+    level: Annotated[
+        str | None, typer.Option(help="Answer for groups, 20 or '20 groups', from a head's stage: the rest is not computed.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Largest share of the network's cost: its latest head answers.")
+    ] = None,
+    early_loss: Annotated[
+        float | None, typer.Option(help="Only images of which the head is sure leave early: at most this share becomes wrong by it.")
+    ] = None,
     form: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
     weights: Annotated[str, typer.Option(help="last, best, average or step-….")] = "last",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once. Default: the recipe's.")] = None,
@@ -183,7 +192,7 @@ def predict(
     from hiercnn.cli._predict import FORMATS, print_predictions
     from hiercnn.errors import RecipeError
     from hiercnn.inference import BOMB
-    from hiercnn.recipe import Run, predictor_of_run
+    from hiercnn.recipe import Run, early_predictor, predictor_of_run
 
     if form not in FORMATS:
         raise RecipeError(f"--format: wanted {', '.join(FORMATS)}, got '{form}'")
@@ -191,16 +200,12 @@ def predict(
     if wrong:
         raise RecipeError(f"--set: wanted OPTION=VALUE, got '{wrong[0]}'")
     chosen = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in options or [])}
-    predictor = predictor_of_run(
-        Run(run, trust_imports=trust_imports),
-        rule,
-        chosen,
-        weights=weights,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        max_pixels=max_pixels or BOMB,
-    )
+    folder = Run(run, trust_imports=trust_imports)
+    loading = {"weights": weights, "device": device, "batch_size": batch_size, "workers": workers, "max_pixels": max_pixels or BOMB}
+    if level is None and budget is None and early_loss is None:
+        predictor = predictor_of_run(folder, rule, chosen, **loading)
+    else:
+        predictor = early_predictor(folder, level, budget=budget, loss=early_loss, rule=rule or "argmax", options=chosen, **loading)
     raise typer.Exit(print_predictions(predictor, paths, form))
 
 

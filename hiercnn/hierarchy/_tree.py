@@ -352,6 +352,13 @@ class Hierarchy:
     def _checked_node(self, node: int) -> int:
         return int(_indices(_whole(node, "node"), self.num_nodes, "node"))
 
+    def above(self, cut: Cut) -> "Hierarchy":
+        """The tree that ends at a cut: its groups are the classes, in their order. Raises HierarchyError if they are no nodes of it."""
+        if cut.nodes is None or len(cut.groups) != self.num_classes:
+            raise HierarchyError(f"the groups of '{cut.name}' are no nodes of this tree, so no tree ends at them")
+        depths = self.depths[cut.nodes][cut.groups[self.leaf_order]]  # of the group of each leaf rank
+        return self._keep(self.depths <= depths[self.starts], cut.names)
+
     def _keep(self, keep: np.ndarray, classes: Sequence[str]) -> "Hierarchy":
         lifted = np.empty(self.num_nodes, dtype=np.int64)  # nearest kept node at or above, -1 above the new root
         for node, parent in enumerate(self.parents.tolist()):

@@ -6,6 +6,7 @@ from hiercnn.inference._auto import Auto
 from hiercnn.inference._calibrate import Calibration, calibrate
 from hiercnn.inference._climbing import Climbing
 from hiercnn.inference._crm import CRM
+from hiercnn.inference._early import ExitCalibration, calibrate_exit
 from hiercnn.inference._hie import HiE
 from hiercnn.inference._marginals import Marginals
 from hiercnn.inference._predictor import BOMB, Prediction, Predictor
@@ -24,6 +25,7 @@ __all__ = [
     "Calibration",
     "Climbing",
     "Decision",
+    "ExitCalibration",
     "HiE",
     "Marginals",
     "Prediction",
@@ -33,6 +35,7 @@ __all__ = [
     "Threshold",
     "TopDown",
     "calibrate",
+    "calibrate_exit",
     "describe_answers",
     "fit_temperature",
     "rules",

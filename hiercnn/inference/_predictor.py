@@ -54,7 +54,7 @@ class Predictor:
         rule: Its hierarchy's classes are the logits.
         settings: Size, interpolation, mean and std of images, batch size and workers of the loader.
         channels: Colour channels of the images.
-        cuts: Cuts whose names answers bear.
+        cuts: Cuts whose names answers bear. leaf_level: what the level of the classes is called.
         device: Where the network runs.
         autocast: Context in which it runs.
         max_pixels: Larger files count as unreadable.
@@ -71,11 +71,12 @@ class Predictor:
         *,
         channels: int = 3,
         cuts: Sequence[Cut] = (),
+        leaf_level: str = "leaf",
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         max_pixels: int = BOMB,
     ):
-        self.network, self.rule, self.cuts = network.to(device).eval(), rule.cpu(), list(cuts)
+        self.network, self.rule, self.cuts, self.leaf_level = network.to(device).eval(), rule.cpu(), list(cuts), leaf_level
         self.channels, self.device, self.autocast, self.max_pixels = channels, torch.device(device), autocast, max_pixels
         self.settings = settings.model_copy(update={"max_unreadable": 1.0})  # those are reported, never an end
         self.unreadable: dict[str, str] = {}
@@ -152,5 +153,5 @@ class Predictor:
             for node in () if cut.nodes is None else cut.nodes:
                 levels[node] = cut.name
         for node in tree.leaf_nodes:
-            levels[node] = "leaf"
+            levels[node] = self.leaf_level
         return levels

@@ -3,6 +3,7 @@
 from hiercnn.models._backbone import PLACES, create_backbone, seeded, stage_index, stages, tapped_forward
 from hiercnn.models._catalogue import BackboneInfo, Stage, backbone_names, describe_backbone
 from hiercnn.models._checkpointing import checkpoint_gradients
+from hiercnn.models._early import EarlyExit, Truncated
 from hiercnn.models._freeze import check_frozen_stage, freeze, parameters_up_to
 from hiercnn.models._heads import PoolHead, heads
 from hiercnn.models._layers import PENULTIMATE, classifier_of, exact_scores, layer_names, layer_stage
@@ -15,11 +16,13 @@ __all__ = [
     "PENULTIMATE",
     "PLACES",
     "BackboneInfo",
+    "EarlyExit",
     "HeadSpec",
     "HierarchicalModel",
     "Output",
     "PoolHead",
     "Stage",
+    "Truncated",
     "backbone_names",
     "build_model",
     "check_forward",

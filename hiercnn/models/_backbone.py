@@ -108,7 +108,7 @@ def tapped_forward(backbone: nn.Module, images: Tensor, indices: Collection[int]
     infos, caught = stages(backbone), {}
 
     def keep(index: int, output: Tensor | Sequence[Tensor]) -> None:
-        caught[index] = _feature_map(output, infos[index]["num_chs"])
+        caught[index] = feature_map(output, infos[index]["num_chs"])
 
     modules = [backbone.get_submodule(infos[index]["module"]) for index in wanted]
     hooks = [m.register_forward_hook(lambda _, __, output, i=i: keep(i, output)) for i, m in zip(wanted, modules, strict=True)]
@@ -119,7 +119,33 @@ def tapped_forward(backbone: nn.Module, images: Tensor, indices: Collection[int]
             hook.remove()
 
 
-def _feature_map(output: Tensor | Sequence[Tensor], channels: int) -> Tensor:
+def features_up_to(backbone: nn.Module, images: Tensor, index: int) -> Tensor:
+    """The feature map [B, F, H, W] after one stage, without computing what comes after it."""
+    if hasattr(backbone, "forward_intermediates") and hasattr(backbone, "forward_head"):
+        (features,) = backbone.forward_intermediates(images, indices=[index], intermediates_only=True, stop_early=True)
+        return features
+    info = stages(backbone)[index]
+
+    def stop(module: nn.Module, inputs: object, output: Tensor | Sequence[Tensor]) -> None:
+        raise _Reached(feature_map(output, info["num_chs"]))
+
+    hook = backbone.get_submodule(info["module"]).register_forward_hook(stop)
+    try:
+        backbone(images)
+    except _Reached as reached:
+        return reached.features
+    finally:
+        hook.remove()
+    raise RecipeError(f"this backbone does not pass through its module '{info['module']}'")
+
+
+class _Reached(Exception):
+    def __init__(self, features: Tensor):
+        super().__init__()
+        self.features = features
+
+
+def feature_map(output: Tensor | Sequence[Tensor], channels: int) -> Tensor:
     """A stage's output as [B, F, H, W]: some give several tensors, the first or all of which are the F channels, some [B, H, W, F]."""
     if not isinstance(output, Tensor):
         output = output[0] if output[0].shape[1] == channels else torch.cat(list(output), 1)

@@ -1,18 +1,19 @@
 """A run's network with a decision rule, ready to answer for images."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiercnn.data import make_loader
 from hiercnn.errors import CheckpointError, RecipeError
 from hiercnn.files import atomic_file
+from hiercnn.hierarchy import Cut
 from hiercnn.inference import BOMB, Calibration, Predictor, Rule, calibrate, rules
 from hiercnn.models import HierarchicalModel, exact_scores
 from hiercnn.recipe._build import PYTHON, build_data, build_source, rule_options
@@ -49,23 +50,30 @@ def predictor_of_run(
     if rule is None:
         rule, options = recipe.decision.name, {**recipe.decision.options, **(options or {})}
     chosen = rule_of_run(run, model, rule, options or {}, weights=weights)
-    place = pick_device(device)
-    settings = data_settings(recipe, run.channels)
-    asked = {"eval_batch_size": batch_size, "workers": workers}
-    settings = settings.model_copy(update={key: value for key, value in asked.items() if value is not None})
-    if settings.image_size is None:
-        settings = settings.model_copy(update={"image_size": _side(run)})
+    loading = {"device": device, "batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+    return assembled(run, model, chosen, run.cuts, **loading)
+
+
+def assembled(
+    run: Run,
+    network: nn.Module,
+    rule: Rule,
+    cuts: Sequence[Cut],
+    *,
+    leaf_level: str = "leaf",
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    max_pixels: int = BOMB,
+) -> Predictor:
+    """A network and a rule with what the run knows of its images."""
+    recipe, place = run.recipe, pick_device(device)
+    asked = {"eval_batch_size": batch_size, "workers": workers, "image_size": recipe.data.image_size or _side(run)}
+    settings = data_settings(recipe, run.channels).model_copy(update={key: value for key, value in asked.items() if value is not None})
     bfloat16 = pick_precision(recipe.train.precision, place) == "bfloat16"
-    return Predictor(
-        model,
-        chosen,
-        settings,
-        channels=run.channels,
-        cuts=run.cuts,
-        device=place,
-        autocast=partial(torch.autocast, place.type, dtype=torch.bfloat16) if bfloat16 else nullcontext,
-        max_pixels=max_pixels,
-    )
+    autocast = partial(torch.autocast, place.type, dtype=torch.bfloat16) if bfloat16 else nullcontext
+    names = {"cuts": cuts, "leaf_level": leaf_level}
+    return Predictor(network, rule, settings, channels=run.channels, **names, device=place, autocast=autocast, max_pixels=max_pixels)
 
 
 def rule_of_run(run: Run, model: HierarchicalModel, name: str, options: Mapping[str, Any], *, weights: str = "last") -> Rule:
@@ -113,15 +121,21 @@ def _val_scores(run: Run, weights: str) -> tuple[Tensor, Tensor]:
     if weights == "last" and kept.exists():
         with np.load(kept, allow_pickle=False) as arrays:
             return torch.from_numpy(arrays["logits"]).float(), torch.from_numpy(arrays["labels"])
+    logits, labels, _ = val_scores(run, run.load_model(weights))
+    return logits, labels
+
+
+def val_scores(run: Run, model: HierarchicalModel) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Leaf logits [B, C], labels [B] and the heads' logits of the run's val images."""
     recipe = run.recipe
     if recipe.data.name == PYTHON:
         raise RecipeError(f"the images of {run.path} were objects, so nothing can be calibrated on them now; choose a rule but auto")
-    data, model = build_data(recipe, build_source(recipe), run.hierarchy), run.load_model(weights)
+    data = build_data(recipe, build_source(recipe), run.hierarchy)
     loader = make_loader(data.val, data_settings(recipe, run.channels), train=False, channels=run.channels)
     with torch.inference_mode(), exact_scores(model):
-        parts = [(model(batch.images).leaf.float(), batch.labels) for batch in loader.epoch()]
-    logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return logits, labels
+        parts = [(model(batch.images), batch.labels) for batch in loader.epoch()]
+    heads = {name: torch.cat([output.heads[name] for output, _ in parts]).float() for name in parts[0][0].heads}
+    return torch.cat([output.leaf for output, _ in parts]).float(), torch.cat([labels for _, labels in parts]), heads
 
 
 def _side(run: Run) -> int:
