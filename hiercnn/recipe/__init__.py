@@ -3,10 +3,10 @@
 from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
 from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_steps
-from hiercnn.recipe._early import Early, early_heads, early_predictor
+from hiercnn.recipe._early import Early, early_heads, early_predictor, input_size
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
-from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run
+from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run, run_scores
 from hiercnn.recipe._push import push_run
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
@@ -32,6 +32,7 @@ __all__ = [
     "early_predictor",
     "find_recipe",
     "fit",
+    "input_size",
     "kept_steps",
     "load_recipe",
     "predictor_of_run",
@@ -39,6 +40,7 @@ __all__ = [
     "recipes_folder",
     "report_cuts",
     "rule_of_run",
+    "run_scores",
     "shipped_recipes",
     "to_yaml",
 ]

@@ -14,7 +14,7 @@ from hiercnn.inference import BOMB, Predictor, Rule, calibrate, calibrate_exit, 
 from hiercnn.models import EarlyExit, HierarchicalModel, Truncated
 from hiercnn.recipe._build import rule_options
 from hiercnn.recipe._fit import Run
-from hiercnn.recipe._predict import assembled, val_scores
+from hiercnn.recipe._predict import assembled, run_scores
 
 NEVER = 2.0  # a probability that no head reaches
 
@@ -63,11 +63,11 @@ def early_predictor(
     chosen = _chosen(early_heads(run, model), level, budget)
     network, scores = Truncated(model, chosen.head), None
     if loss is not None or rule == "auto":
-        leaf, labels, heads = val_scores(run, model)
+        leaf, labels, heads = run_scores(run, model)
         scores = heads[chosen.head], leaf, labels
     if loss is not None:
         threshold = calibrate_exit(*scores, chosen.cut, loss=loss).threshold
-        network = EarlyExit(model, chosen.head, NEVER if threshold is None else threshold, input_size=_input_size(run))
+        network = EarlyExit(model, chosen.head, NEVER if threshold is None else threshold, input_size=input_size(run))
     tree = run.hierarchy.above(chosen.cut)
     decided = _rule(tree, rule, rule_options(rule, options or {}), network, scores)
     loading = {"device": device, "batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
@@ -125,11 +125,11 @@ def _operations(network: nn.Module, run: Run) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network.eval()(torch.zeros(1, *_input_size(run)))
+        network.eval()(torch.zeros(1, *input_size(run)))
     return counter.get_total_flops()
 
 
-def _input_size(run: Run) -> tuple[int, int, int]:
+def input_size(run: Run) -> tuple[int, int, int]:
     """Channels, height and width of the images that the run's network takes."""
     side = run.recipe.data.image_size or (run.start.get("input_size") or [0])[-1]
     if not side:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hiercnn.data import make_loader
-from hiercnn.errors import CheckpointError, RecipeError
+from hiercnn.errors import CheckpointError, DataError, RecipeError
 from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Cut
 from hiercnn.inference import BOMB, Calibration, Predictor, Rule, calibrate, rules
@@ -99,7 +99,7 @@ def calibrate_run(run: Run, *, weights: str = "last", target: float = 0.95, conf
     kept = _kept(file, run)
     if kept is not None:
         return kept
-    found = calibrate(run.hierarchy, *_val_scores(run, weights), target=target, confidence=confidence)
+    found = calibrate(run.hierarchy, *_run_scores(run, weights), target=target, confidence=confidence)
     file.parent.mkdir(exist_ok=True)
     with atomic_file(file) as scratch:
         scratch.write_text(json.dumps(found.to_dict() | {"run": run.digest}, indent=1) + "\n", encoding="utf-8")
@@ -115,23 +115,26 @@ def _kept(file, run: Run) -> Calibration | None:
         return None
 
 
-def _val_scores(run: Run, weights: str) -> tuple[Tensor, Tensor]:
+def _run_scores(run: Run, weights: str) -> tuple[Tensor, Tensor]:
     """Leaf logits and labels of val: those that the last evaluation has kept, or what the network makes of it now."""
     kept = run.predictions / "val.npz"
     if weights == "last" and kept.exists():
         with np.load(kept, allow_pickle=False) as arrays:
             return torch.from_numpy(arrays["logits"]).float(), torch.from_numpy(arrays["labels"])
-    logits, labels, _ = val_scores(run, run.load_model(weights))
+    logits, labels, _ = run_scores(run, run.load_model(weights))
     return logits, labels
 
 
-def val_scores(run: Run, model: HierarchicalModel) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Leaf logits [B, C], labels [B] and the heads' logits of the run's val images."""
+def run_scores(run: Run, model: HierarchicalModel, split: str = "val") -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Leaf logits [B, C], labels [B] and the heads' logits of the images of one of the run's splits."""
     recipe = run.recipe
     if recipe.data.name == PYTHON:
         raise RecipeError(f"the images of {run.path} were objects, so nothing can be calibrated on them now; choose a rule but auto")
     data = build_data(recipe, build_source(recipe), run.hierarchy)
-    loader = make_loader(data.val, data_settings(recipe, run.channels), train=False, channels=run.channels)
+    images = getattr(data, split)
+    if images is None:
+        raise DataError(f"the data of {run.path} have no {split} images")
+    loader = make_loader(images, data_settings(recipe, run.channels), train=False, channels=run.channels)
     with torch.inference_mode(), exact_scores(model):
         parts = [(model(batch.images), batch.labels) for batch in loader.epoch()]
     heads = {name: torch.cat([output.heads[name] for output, _ in parts]).float() for name in parts[0][0].heads}

@@ -9,8 +9,7 @@ import hiercnn
 from hiercnn.errors import RecipeError
 from hiercnn.inference import calibrate_exit
 from hiercnn.models import EarlyExit, Truncated
-from hiercnn.recipe import Run, build_data, build_source, early_heads, early_predictor
-from hiercnn.recipe._predict import val_scores
+from hiercnn.recipe import Run, build_data, build_source, early_heads, early_predictor, run_scores
 
 HEADS = "model.heads=[{stage: 0, cut: 3}, {stage: 0, cut: 9}, {stage: 1, cut: 9, name: late}, {stage: 0, cut: leaf}]"
 
@@ -145,7 +144,7 @@ def test_rules_decide_in_the_tree_that_ends_there(run, images):
 
 def test_early_answers_of_sure_images_alone(run, images):
     predictor = early_predictor(run, "3", loss=0.2)
-    leaf, labels, heads = val_scores(run, run.model)
+    leaf, labels, heads = run_scores(run, run.model)
     cut = run.hierarchy.cut(groups=3)
     threshold = calibrate_exit(heads["stage0_3"], leaf, labels, cut, loss=0.2).threshold
     assert predictor.network.threshold == threshold
