@@ -47,7 +47,9 @@ class _Table:
     def __init__(self):
         from rich.table import Table
 
-        self.table = Table(*COLUMNS)
+        self.table = Table()
+        for column in COLUMNS:
+            self.table.add_column(column, overflow="fold")
 
     def __call__(self, prediction: Prediction) -> None:
         from rich.text import Text
