@@ -3,7 +3,7 @@
 from hiercnn.hierarchy._build import from_classes, from_edges, from_folders, from_nested, from_rows
 from hiercnn.hierarchy._builtin import builtin, builtin_names
 from hiercnn.hierarchy._choice import CutChoice, CutSettings, chosen_cuts
-from hiercnn.hierarchy._cut import Cut
+from hiercnn.hierarchy._cut import Cut, check_nested
 from hiercnn.hierarchy._draw import draw
 from hiercnn.hierarchy._io import from_dict, read_cuts, read_hierarchy, save_hierarchy, to_dict, to_nested
 from hiercnn.hierarchy._tree import DISTANCES, Hierarchy
@@ -17,6 +17,7 @@ __all__ = [
     "Hierarchy",
     "builtin",
     "builtin_names",
+    "check_nested",
     "chosen_cuts",
     "common_hypernyms",
     "draw",

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from metrics.batches import ALONE, SPLITS, assert_batches_do_not_matter, assert_close, assert_scores_are_checked, cases, mean, order, path
 
-from hiercnn.hierarchy import from_classes, from_nested
-from hiercnn.metrics import LevelAccuracy
+from hiercnn.errors import ShapeError
+from hiercnn.hierarchy import Cut, Hierarchy, from_classes, from_nested
+from hiercnn.metrics import LevelAccuracy, level_accuracy
 
 TREE = from_nested({"animal": {"pet": ["cat", "dog"], "wild": {"big": ["wolf", "bear"]}}, "thing": {"car": None, "road": ["a", "b"]}})
 CUTS = TREE.cuts([{"depth": 1}, {"depth": 2}, "leaf"])
@@ -31,54 +33,95 @@ def measured(logits, labels, sizes=None, cuts=CUTS) -> dict:
     return levels.compute()
 
 
-def group_above(cut, node: int) -> int | None:
-    """The node of the cut that is `node` or above it; None where the cut lies lower."""
-    above = set(cut.nodes.tolist()).intersection(TREE.ancestors(node).tolist())
-    return above.pop() if above else None
+def groups_of(tree: Hierarchy, cut: Cut, label: int) -> list[int]:
+    """The node of the cut that is the label's or above it, if there is one."""
+    return [node for node in path(tree, label) if node in cut.nodes]
 
 
-def loops(logits, labels) -> dict:
+def loops(tree: Hierarchy, cuts: list[Cut], logits: torch.Tensor, labels: torch.Tensor, ks=(5,)) -> dict:
     """The same numbers, one image after the other."""
-    right = {cut.name: [] for cut in CUTS}
-    top5, nll = [], []
+    right = {cut.name: {} for cut in cuts}  # of each group
+    tops, nll = {k: [] for k in ks}, []
     for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
-        order = sorted(range(CLASSES), key=lambda c: -row[c])
-        for cut in CUTS:
-            wanted = group_above(cut, TREE.label_nodes[label])
-            if wanted is not None:
-                right[cut.name].append(group_above(cut, TREE.leaf_nodes[order[0]]) == wanted)
-        if label < CLASSES:
-            top5.append(label in order[:5])
+        guesses = order(row)
+        for cut in cuts:
+            for wanted in groups_of(tree, cut, label):
+                right[cut.name].setdefault(wanted, []).append(groups_of(tree, cut, guesses[0]) == [wanted])
+        if label < tree.num_classes:
+            for k in ks:
+                tops[k].append(label in guesses[:k])
             nll.append(np.log(np.exp(row).sum()) - row[label])
-    accuracy = {name: np.mean(hits) if hits else float("nan") for name, hits in right.items()}
-    mean = {"top5": np.mean(top5), "nll": np.mean(nll)} if nll else {"top5": float("nan"), "nll": float("nan")}
-    return {"accuracy": accuracy, **mean, "images": len(nll)}
+    return {
+        "accuracy": {name: mean([hit for hits in groups.values() for hit in hits]) for name, groups in right.items()},
+        "macro_accuracy": {name: mean([mean(hits) for hits in groups.values()]) for name, groups in right.items()},
+        **{f"top{k}": mean(hits) for k, hits in tops.items()},
+        "nll": mean(nll),
+        "images": len(nll),
+    }
 
 
 def check_equal(found: dict, wanted: dict) -> None:
-    assert found.keys() == wanted.keys()
-    assert found["accuracy"] == pytest.approx(wanted["accuracy"], nan_ok=True)
-    for name in ("top5", "nll", "images"):
-        assert found[name] == pytest.approx(wanted[name], nan_ok=True, rel=1e-5, abs=1e-6)  # float32 logits
+    assert_close(found, wanted, rel=1e-5, abs=1e-6)  # float32 logits
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40))
 def test_numbers_are_those_of_loops(seed, count):
     logits, labels = batch(seed, count)
-    check_equal(measured(logits, labels), loops(logits, labels))
+    check_equal(measured(logits, labels), loops(TREE, CUTS, logits, labels))
 
 
-@given(st.integers(0, 10**6), st.lists(st.integers(1, 9), min_size=2, max_size=5))
-def test_merging_and_batches_give_one_pass(seed, sizes):
-    logits, labels = batch(seed, sum(sizes))
-    parts = [LevelAccuracy(CLASSES, CUTS) for _ in sizes]
-    for part, x, y in zip(parts, logits.split(sizes), labels.split(sizes), strict=True):
-        part.update(x, y)
-    for part in parts[1:]:
-        parts[0].merge(part)
-    whole = measured(logits, labels)
-    check_equal(parts[0].compute(), whole)
-    check_equal(measured(logits, labels, sizes), whole)
+@given(cases(), st.lists(st.integers(1, 7), min_size=1, max_size=3, unique=True))
+def test_random_trees(case, ks):
+    """Of equal scores the first is the highest, for every k."""
+    tree, logits, labels = case
+    cuts = list({len(cut): cut for cut in (tree.cut(depth=depth) for depth in range(tree.height + 1))}.values())
+    cuts = [cut for cut in cuts if cut.name != "leaf"] + [tree.leaf_cut()]
+    found = level_accuracy(logits, labels, tree, cuts, ks=ks)
+    check_equal(found, loops(tree, cuts, logits, labels, ks))
+    for shares in ("accuracy", "macro_accuracy"):
+        assert_close(found[shares], loops(tree, cuts, logits, labels, ks)[shares])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), SPLITS)
+def test_batches_do_not_matter(seed, count, ends):
+    assert_batches_do_not_matter(lambda: LevelAccuracy(CLASSES, CUTS, ks=(1, 2)), batch(seed, count), ends)
+
+
+def test_the_mean_over_groups_leaves_groups_without_images_out():
+    """Three cats of which two are right, one car that is wrong: a dog."""
+    cat, dog, car = map(TREE.label, ("cat", "dog", "car"))
+    logits = F.one_hot(torch.tensor([cat, cat, dog, dog]), CLASSES).float()
+    found = measured(logits, torch.tensor([cat, cat, cat, car]))
+    assert found["accuracy"] == {"2 groups": 3 / 4, "4 groups": 3 / 4, "leaf": 1 / 2}
+    assert found["macro_accuracy"] == {"2 groups": 1 / 2, "4 groups": 1 / 2, "leaf": pytest.approx(1 / 3)}
+
+
+def test_of_equal_scores_the_first_is_the_highest():
+    found = level_accuracy(torch.zeros(3, CLASSES), torch.tensor([0, 2, 3]), TREE, ks=(1, 3, 4))
+    assert (found["top1"], found["top3"], found["top4"]) == (1 / 3, 2 / 3, 1)
+    assert found["accuracy"]["leaf"] == found["top1"]
+
+
+def test_one_class_is_always_right():
+    found = level_accuracy(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64), ALONE, ks=(1, 5))
+    assert found == {"accuracy": {"leaf": 1}, "macro_accuracy": {"leaf": 1}, "top1": 1, "top5": 1, "nll": 0, "images": 2}
+
+
+def test_what_does_not_fit_is_refused():
+    metric = LevelAccuracy(CLASSES, CUTS)
+    assert_scores_are_checked(metric, lambda scores, labels: level_accuracy(scores, labels, TREE, CUTS), TREE)
+    assert metric.compute()["images"] == 0
+    with pytest.raises(ShapeError, match=r"ks: wanted one k or several, each 1 or more, got \[0, 5\]"):
+        LevelAccuracy(CLASSES, CUTS, ks=(0, 5))
+
+
+def test_a_score_that_is_no_number_shows():
+    """Training looks at the result and not at every batch."""
+    logits, labels = batch(0, 9, CLASSES)
+    logits[4, 1] = torch.nan
+    found = measured(logits, labels)
+    assert np.isnan([*found["accuracy"].values(), found["top5"], found["nll"]]).all()
+    assert found["images"] == 9
 
 
 @pytest.mark.parametrize(
@@ -130,5 +173,5 @@ def test_half_logits_are_summed_in_float32():
 
 def test_nothing_measured_is_nan():
     found = LevelAccuracy(CLASSES, CUTS).compute()
-    assert np.isnan([*found["accuracy"].values(), found["top5"], found["nll"]]).all()
+    assert np.isnan([*found["accuracy"].values(), *found["macro_accuracy"].values(), found["top5"], found["nll"]]).all()
     assert found["images"] == 0
