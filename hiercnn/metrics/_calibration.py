@@ -1,16 +1,13 @@
 """Whether probabilities mean what they say, level by level: expected calibration error and Brier score."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hiercnn.errors import ShapeError
-from hiercnn.hierarchy import Cut, Hierarchy, check_nested
+from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.metrics._check import check_scores, check_whole
-from hiercnn.ops import Nodes, node_log_marginals
 
 
 class Calibration:
@@ -23,12 +20,12 @@ class Calibration:
 
     Args:
         hierarchy: Its classes are the logits.
-        cuts: The cuts to report, nested, coarse first; the leaves are always added.
+        cuts: The cuts to report; the leaves are always added.
         device: Where logits and labels live.
         bins: Number of bins of the ECE.
 
     Raises:
-        HierarchyError: A cut that does not refine the one before it. ShapeError: No bins.
+        ShapeError: No bins.
 
     Source: Guo et al., "On calibration of modern neural networks" (ICML 2017); Brier, "Verification of forecasts" (1950).
     """
@@ -36,11 +33,9 @@ class Calibration:
     def __init__(self, hierarchy: Hierarchy, cuts: Sequence[Cut] = (), device: torch.device | str = "cpu", *, bins: int = 15):
         if bins < 1:
             raise ShapeError(f"bins: wanted 1 or more, got {bins}")
-        cuts = check_nested([cut for cut in cuts if cut.name != "leaf"] + [hierarchy.leaf_cut()])
+        cuts = [cut for cut in cuts if cut.name != "leaf"] + [hierarchy.leaf_cut()]
         self.names, self.bins = [cut.name for cut in cuts], bins
         self.num_classes, self.num_labels = hierarchy.num_classes, hierarchy.num_nodes
-        nodes = _tree_of(cuts)
-        self._nodes = Nodes(*(part.to(device) for part in nodes[:-1]), nodes.counts)
         self._sizes = [len(cut) for cut in cuts]
         self._groups = [torch.tensor(cut.label_groups, device=device) for cut in cuts]
         self._bins = torch.zeros(len(cuts), bins, dtype=torch.float64, device=device)  # right − confidence
@@ -49,11 +44,11 @@ class Calibration:
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: leaf logits [B, C], labels [B] int64. Raises ShapeError."""
         check_scores(logits, self.num_classes, labels, self.num_labels, self._sums.device)
-        levels = node_log_marginals(logits, self._nodes)[:, 1:].split(self._sizes, dim=1)  # without the root
-        for level, (log_q, groups) in enumerate(zip(levels, self._groups, strict=True)):
+        p = logits.double().softmax(1)
+        for level, (groups, size) in enumerate(zip(self._groups, self._sizes, strict=True)):
             wanted = groups[labels]
             known = wanted >= 0
-            q = log_q.double().exp_()  # [B, K]
+            q = p if level == len(self._groups) - 1 else p.new_zeros(len(p), size).index_add_(1, groups[: self.num_classes], p)  # [B, K]
             confidence, predicted = q.max(1)
             place = (confidence * self.bins).ceil().sub(1).nan_to_num(0).long().clamp(0, self.bins - 1)
             self._bins[level].index_add_(0, place, ((predicted == wanted).double() - confidence) * known)
@@ -75,19 +70,8 @@ class Calibration:
 
 
 def calibration(scores: Tensor, labels: Tensor, hierarchy: Hierarchy, cuts: Sequence[Cut] = (), *, bins: int = 15) -> dict[str, object]:
-    """What `Calibration` computes, of leaf logits [B, C] and labels [B]. Raises ShapeError, HierarchyError, DataError (no samples, NaN)."""
+    """What `Calibration` computes, of leaf logits [B, C] and labels [B]. Raises ShapeError, DataError (no samples, NaN)."""
     metric = Calibration(hierarchy, cuts, scores.device, bins=bins)
     metric.update(scores, labels)
     check_whole(scores)
     return metric.compute()
-
-
-def _tree_of(cuts: Sequence[Cut]) -> Nodes:
-    """A root, below it the groups of the first cut, below them those of the next; groups need be no nodes of a hierarchy."""
-    edges = np.cumsum([1] + [len(cut) for cut in cuts])
-    parents = [np.array([-1]), np.zeros(len(cuts[0]), dtype=np.int64)]
-    for (coarse, fine), first in zip(pairwise(cuts), edges[:-2], strict=True):
-        above = np.empty(len(fine), dtype=np.int64)
-        above[fine.groups] = first + coarse.groups
-        parents.append(above)
-    return Nodes.from_parents(np.concatenate(parents), edges[-2] + np.arange(len(cuts[-1])))

@@ -92,14 +92,13 @@ def top_classes(scores: Tensor, k: int) -> Tensor:
     """The k classes with the highest scores, highest first [B, k]; of equal scores those with the lower numbers, which topk leaves open."""
     if k == 1:
         return scores.argmax(1, keepdim=True)
-    least = scores.topk(k).values[:, -1:]
-    above, equal = scores > least, scores == least
-    taken = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))  # k in each row
-    from_last = torch.arange(scores.shape[1], 0, -1, dtype=torch.int32, device=scores.device)
-    found = scores.shape[1] - (taken * from_last).topk(k).values.long()  # their numbers, lowest first
-    found = found.clamp(max=scores.shape[1] - 1)  # with NaN there are fewer than k; any class will do
-    order = scores.gather(1, found).sort(dim=1, descending=True, stable=True).indices
-    return found.gather(1, order)
+    best = scores.topk(min(k + 1, scores.shape[1]))
+    found = best.indices[:, :k].sort(1).values
+    found = found.gather(1, scores.gather(1, found).sort(dim=1, descending=True, stable=True).indices)
+    if k < scores.shape[1]:
+        open_rows = best.values[:, k - 1] == best.values[:, k]  # the last one taken has an equal that was not
+        found[open_rows] = scores[open_rows].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return found
 
 
 def _value_of_lca(hierarchy: Hierarchy, distance: str) -> np.ndarray:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hiercnn.errors import DataError, HierarchyError, ShapeError, did_you_mean
 from hiercnn.hierarchy import Hierarchy
 from hiercnn.metrics._check import check_device, check_labels, check_numbers, check_range, check_scores
-from hiercnn.ops import Nodes, node_log_marginals, path_table
+from hiercnn.ops import path_table
 
 RULES = ("threshold", "climbing")
 
@@ -32,30 +33,31 @@ class Sweep:
         if rule not in RULES:
             raise HierarchyError(f"unknown decision rule '{rule}'; choose one of {', '.join(RULES)}{did_you_mean(rule, RULES)}")
         self.hierarchy, self.rule = hierarchy, rule
-        nodes = Nodes.from_parents(hierarchy.parents, hierarchy.leaf_nodes)
-        self._nodes = Nodes(*(part.to(device) for part in nodes[:-1]), nodes.counts)
-        self._labels = torch.tensor(np.argsort(hierarchy.label_nodes), device=device)  # of each node
-        sizes = hierarchy.stops - hierarchy.starts
+        labels, children = hierarchy.label_nodes, np.bincount(hierarchy.parents[1:], minlength=hierarchy.num_nodes)
+        sizes = (hierarchy.stops - hierarchy.starts)[labels]
         self._telling = torch.tensor(_telling(hierarchy), device=device)  # of each label
-        self._information = torch.tensor(-np.log2(sizes[hierarchy.label_nodes]), device=device)  # of each label, up to a constant
-        self._paths = path_table(hierarchy.parents, hierarchy.depths, hierarchy.leaf_nodes).flip(1).to(device)  # leaf first
-        branching = np.flatnonzero(np.bincount(hierarchy.parents[1:], minlength=hierarchy.num_nodes) > 1)
+        self._information = torch.tensor(-np.log2(sizes), device=device)  # of each label, up to a constant
+        self._leaf_order, self._starts, self._stops = (
+            torch.tensor(table, device=device) for table in (hierarchy.leaf_order, hierarchy.starts[labels], hierarchy.stops[labels])
+        )
+        self._paths = torch.tensor(_paths_up(hierarchy, children != 1), device=device)  # labels above each class, −1 before it
+        branching = np.flatnonzero(children[labels] > 1)
         inner = branching[np.argsort(sizes[branching], kind="stable")]
-        self._inner = torch.tensor(inner, device=device)  # without parents of only children, few leaves first
+        self._inner = torch.tensor(inner, device=device)  # labels of nodes with several children, few leaves first
         self._runs = np.unique(sizes[inner], return_counts=True)[1].tolist()  # how many of them have equally many leaves
         self._parts: list[tuple[np.ndarray, ...]] = []  # confidence and label of each step; steps and label of each sample
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: leaf logits [B, C], labels [B] int64. Raises ShapeError; DataError if a logit is NaN or infinite upwards."""
         check_scores(logits, self.hierarchy.num_classes, labels, self.hierarchy.num_nodes, self._telling.device)
-        log_q = node_log_marginals(logits.double(), self._nodes)
-        check_numbers(log_q)
-        leaf = self._nodes.leaf_nodes[logits.argmax(1)]
-        log_q, nodes = self._climbing(log_q, leaf) if self.rule == "climbing" else self._threshold(log_q, leaf)
-        # a node is predicted at some threshold if all that are more specific are less probable
-        before = log_q.cummax(1).values.roll(1, dims=1)
-        before[:, 0] = -torch.inf
-        self._keep(log_q.exp().flip(1), self._labels[nodes].flip(1), (log_q > before).flip(1), labels)
+        p = logits.double().softmax(1)
+        check_numbers(p)
+        leaf = logits.argmax(1, keepdim=True)
+        sums = F.pad(p[:, self._leaf_order].cumsum(1), (1, 0))  # leaves of a node are neighbours in this order
+        q, predicted = self._climbing(p, sums, leaf) if self.rule == "climbing" else self._threshold(p, sums, leaf)
+        before = F.pad(q, (1, 0), value=-torch.inf).cummax(1).values[:, :-1]
+        there = q > before  # predicted at some threshold: all that are more specific are less probable
+        self._keep(q.flip(1), predicted.flip(1), there.flip(1), labels)
 
     def update_sequences(self, predicted: Tensor, confidence: Tensor, labels: Tensor) -> None:
         """Add a batch of sequences from any other rule.
@@ -93,21 +95,19 @@ class Sweep:
         """Samples kept."""
         return sum(len(lengths) for _, _, lengths, _ in self._parts)
 
-    def _threshold(self, log_q: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
-        """The most probable node of each number of leaves, from the leaf up: log-probabilities and nodes [B, S]."""
-        best = [(log_q.gather(1, leaf[:, None]), leaf[:, None])]
-        first = 0
-        for count in self._runs:
-            nodes = self._inner[first : first + count]
-            high, which = log_q[:, nodes].max(1, keepdim=True)
-            best.append((high, nodes[which]))
-            first += count
-        return torch.cat([high for high, _ in best], 1), torch.cat([nodes for _, nodes in best], 1)
+    def _threshold(self, p: Tensor, sums: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
+        """The most probable node of each number of leaves, from the leaf up: probabilities and labels [B, S]."""
+        q = (sums[:, self._stops[self._inner]] - sums[:, self._starts[self._inner]]).clamp(max=1)
+        best = [run.max(1, keepdim=True) for run in q.split(self._runs, dim=1)] if self._runs else []
+        labels = [of_run[one.indices] for of_run, one in zip(self._inner.split(self._runs), best, strict=True)] if best else []
+        return torch.cat([p.gather(1, leaf), *(one.values for one in best)], 1), torch.cat([leaf, *labels], 1)
 
-    def _climbing(self, log_q: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
-        """The nodes from the leaf up to the root: log-probabilities, −inf where the path is shorter, and nodes [B, S]."""
-        nodes = self._paths[self._labels[leaf]]
-        return log_q.gather(1, nodes.clamp(min=0)).masked_fill(nodes < 0, -torch.inf), nodes.clamp(min=0)
+    def _climbing(self, p: Tensor, sums: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
+        """From the leaf up to the root: probabilities, −inf in front of the leaf where the path is shorter, and labels [B, S]."""
+        path = self._paths[leaf[:, 0]]
+        there, labels = path >= 0, path.clamp(min=0)
+        q = (sums.gather(1, self._stops[labels]) - sums.gather(1, self._starts[labels])).clamp(max=1)
+        return torch.where(labels == leaf, p.gather(1, leaf), q).masked_fill(~there, -torch.inf), labels
 
     def _keep(self, confidence: Tensor, predicted: Tensor, there: Tensor, labels: Tensor) -> None:
         there = there & self._telling[labels][:, None]
@@ -147,6 +147,12 @@ class Sweep:
             change = np.diff(value, prepend=0.0)[later][order].cumsum()
             found[name] = (value[first].sum() + np.append(0.0, change[last])) / max(len(first), 1)
         return found
+
+
+def _paths_up(hierarchy: Hierarchy, counts: np.ndarray) -> np.ndarray:
+    """Labels from each class up to the root [C, height + 1], −1 before the class and for nodes that do not count [N]."""
+    nodes = path_table(hierarchy.parents, hierarchy.depths, hierarchy.leaf_nodes).numpy()[:, ::-1]
+    return np.where((nodes >= 0) & counts[nodes], np.argsort(hierarchy.label_nodes)[nodes], -1)
 
 
 def _telling(hierarchy: Hierarchy) -> np.ndarray:

@@ -116,15 +116,21 @@ def assert_scores_are_checked(metric, function: Callable[[Tensor, Tensor], objec
 
 def probabilities(tree: Hierarchy, logits: Tensor) -> Tensor:
     """Of all nodes [B, N], as the metrics have them to the last digit, so that what is equal there is equal here."""
-    return node_log_marginals(logits.double(), Nodes.from_parents(tree.parents, tree.leaf_nodes)).exp()
+    p = logits.double().softmax(1)
+    sums = torch.nn.functional.pad(p[:, tree.leaf_order.copy()].cumsum(1), (1, 0))
+    q = (sums[:, tree.stops.copy()] - sums[:, tree.starts.copy()]).clamp(max=1)
+    q[:, tree.leaf_nodes.copy()] = p
+    marginals = node_log_marginals(logits.double(), Nodes.from_parents(tree.parents, tree.leaf_nodes)).exp()
+    assert (q - marginals).abs().max() < 1e-12
+    return q
 
 
 def predicted_at(tree: Hierarchy, q: Sequence[float], logits: Sequence[float], rule: str, threshold: float) -> int:
     """The node a rule predicts, by its definition; above the highest probability as at it."""
-    threshold = min(threshold, max(q))
+    threshold = min(threshold, max(p for node, p in enumerate(q) if len(tree.children(node)) != 1))
     leaf = int(tree.leaf_nodes[order(logits)[0]])
     if rule == "climbing":
-        return [node for node in tree.ancestors(leaf).tolist() if q[node] >= threshold][-1]
+        return [node for node in tree.ancestors(leaf).tolist() if q[node] >= threshold and len(tree.children(node)) != 1][-1]
     if q[leaf] >= threshold:
         return leaf
     inner = [node for node in range(tree.num_nodes) if len(tree.children(node)) > 1 and q[node] >= threshold]

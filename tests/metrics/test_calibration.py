@@ -20,7 +20,7 @@ from metrics.batches import (
     path,
 )
 
-from hiercnn.errors import HierarchyError, ShapeError
+from hiercnn.errors import ShapeError
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.metrics import Calibration, calibration
 
@@ -115,8 +115,6 @@ def test_what_does_not_fit_is_refused():
     assert_scores_are_checked(Calibration(TREE, CUTS), lambda scores, labels: calibration(scores, labels, TREE, CUTS))
     with pytest.raises(ShapeError, match="bins: wanted 1 or more, got 0"):
         Calibration(TREE, bins=0)
-    with pytest.raises(HierarchyError, match="does not refine"):
-        Calibration(TREE, CUTS[::-1])
 
 
 def test_a_score_that_is_no_number_shows():
