@@ -86,6 +86,12 @@ def test_errors_in_one_bin_cancel_and_in_two_do_not():
     assert calibration(surer, labels, tree, bins=1)["ece"]["leaf"] == pytest.approx(0.1)
 
 
+def test_a_probability_on_an_edge_is_in_the_lower_bin():
+    """Of two bins, ½ and wrong is in the first, ¾ and right in the second."""
+    scores, tree = torch.tensor([[0.5, 0.5], [0.75, 0.25]], dtype=torch.float64).log(), Hierarchy(["r", "a", "b"], [-1, 0, 0])
+    assert calibration(scores, torch.tensor([1, 0]), tree, bins=2)["ece"]["leaf"] == pytest.approx((0.5 + 0.25) / 2)
+
+
 def test_sure_and_right_is_perfect():
     scores = torch.eye(4) * 1000
     found = calibration(scores, torch.arange(4), TREE, CUTS)

@@ -140,6 +140,16 @@ def test_by_hand():
     assert found["recall_at_95"] == pytest.approx((1 + animal) / 2)
 
 
+def test_a_point_that_another_beats_in_both_does_not_count():
+    """A car that is an animal at first: at .8 both samples have half, at .5 all."""
+    metric = OperatingCurve(TREE)
+    sequence = torch.tensor([[ROOT, CAT, -1], [ROOT, ANIMAL, CAR]])
+    metric.update_sequences(sequence, torch.tensor([[1, 0.8, 0], [1, 0.9, 0.5]]), torch.tensor([CAT, CAR]))
+    assert metric.curve()["correct"].tolist() == [1, 0.5, 0.5, 1]
+    assert metric.curve()["recall"].tolist() == [0, 0, 0.5, 1]
+    assert metric.compute() == {"ac": 1, "ap": 1, "ac_exact": 1, "recall_at_95": 1, "images": 2}
+
+
 def test_predictions_below_an_inner_label_are_cut_back_to_it():
     found = operating_curve(torch.eye(4)[[CAT, DOG]] * 100, torch.tensor([PET, PET]), TREE)
     assert found == {"ac": 1, "ap": 1, "ac_exact": 1, "recall_at_95": 1, "images": 2}
