@@ -53,8 +53,13 @@ class Rule(nn.Module):
         check_floats("logits", logits, ("class", self.hierarchy.num_classes))
         check_device("rule", self.starts, logits)
         size = max(1, BLOCK.get(logits.device.type, BLOCK["cpu"]) // self.hierarchy.num_nodes)
-        blocks = [self._decide(logits[i : i + size], _rows(heads, i, size)) for i in range(0, max(len(logits), 1), size)]
-        decision = Decision(*map(torch.cat, zip(*blocks, strict=True)))
+        kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        decision = Decision(self.starts.new_empty(len(logits)), logits.new_empty(len(logits), dtype=kind))
+        for first in range(0, len(logits), size):
+            rows = slice(first, first + size)
+            marginals = self.marginals(logits[rows], {name: scores[rows] for name, scores in (heads or {}).items()})
+            decision.nodes[rows] = nodes = self.choose(marginals)
+            decision.probability[rows] = marginals.of(nodes[:, None])[:, 0]
         if decision.probability.isnan().any():
             row = int(decision.probability.isnan().nonzero()[0])
             raise DataError(
@@ -83,11 +88,6 @@ class Rule(nn.Module):
     def explain(self, marginals: Marginals, node: int) -> str:
         """The reason for the answer `node`, for the one sample of `marginals`."""
         raise NotImplementedError
-
-    def _decide(self, logits: Tensor, heads: Mapping[str, Tensor]) -> Decision:
-        marginals = self.marginals(logits, heads)
-        nodes = self.choose(marginals)
-        return Decision(nodes, marginals.of(nodes[:, None])[:, 0].to(marginals.logits.dtype))
 
     # ---- for reasons: one sample
 
@@ -129,7 +129,3 @@ def deepest(paths: Tensor, kept: Tensor) -> Tensor:
     """The last node on each path [B, L], from the root down, that is kept [B, L] bool; the root where none is: [B]."""
     last = (kept * torch.arange(paths.shape[1], device=paths.device)).amax(1, keepdim=True)
     return paths.gather(1, last)[:, 0]
-
-
-def _rows(heads: Mapping[str, Tensor] | None, first: int, size: int) -> dict[str, Tensor]:
-    return {name: scores[first : first + size] for name, scores in (heads or {}).items()}

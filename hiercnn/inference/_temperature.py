@@ -38,7 +38,7 @@ class Temperature(Settings):
 def fit_temperature(logits: Tensor, labels: Tensor, hierarchy: Hierarchy | None = None) -> Temperature:
     """The T that minimises Σ −log p_label(z / T) + (log T)² / (2 log² 2).
 
-    The second term is a prior that weighs about as much as three images: where all labels are right, or there is one class alone, the
+    The second term is a prior that weighs as much as a few images: where all labels are right, or there is one class alone, the
     likelihood has no optimum at a finite T, and of a handful of images none that means much.
 
     Args:
