@@ -3,7 +3,8 @@
     python tools/bench/bench_rules.py --threads 1 --out tools/bench/rules.csv
 
 Logits are drawn block by block, a superclass and a class above the rest, and every rule answers each block before the next is drawn, so
-that all see the same drift of a busy machine; only the rules are timed. `argmax alone` is torch's argmax and softmax, the least that can be
+that all see the same drift of a busy machine; only the rules are timed, by the clock and in CPU seconds, which others on the machine do
+not lengthen as much. `argmax alone` is torch's argmax and softmax, the least that can be
 done; `dense` is climbing with a table of classes × nodes, whose answers must be those of `climbing`. Memory is what one call on 20,000
 images (76 MiB of logits) needs above what was there before: on CUDA the device's, else this process's, on Linux.
 """
@@ -14,7 +15,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from bench_ops import append, positive
 from torch import Tensor
@@ -27,6 +30,15 @@ from hiercnn.train import device_name, git_commit, pick_device
 GROUPS = 20
 BLOCK = 20_000
 Way = Callable[[Tensor, dict[str, Tensor]], Decision]
+
+
+class Cost(NamedTuple):
+    """What so many images took, and MiB for one block."""
+
+    images: int
+    seconds: float
+    cpu_seconds: float
+    memory_mib: float
 
 
 class Images:
@@ -75,31 +87,32 @@ def dense(tree: Hierarchy, device: torch.device) -> Way:
     return way
 
 
-def measure(tree: Hierarchy, images: Images, count: int, dense_images: int) -> dict[str, tuple[int, float, float]]:
-    """Images, seconds and MiB of each way."""
+def measure(tree: Hierarchy, images: Images, count: int, dense_images: int) -> dict[str, Cost]:
+    """What each way costs."""
     ways = ways_of(tree, images)
     logits, heads, _ = images.draw(BLOCK)
     memory = {name: peak_of(lambda way=way: way(logits, heads), images.device) for name, way in ways.items()}
     torch.zeros(30 * 2**20, dtype=torch.uint8)  # freed, so that glibc keeps blocks of some MiB from here on, as in any long process
-    done, total = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0.0)
+    done, total = dict.fromkeys(ways, 0), {name: np.zeros(2) for name in ways}
     for first in range(0, count, BLOCK):
         logits, heads, _ = images.draw(min(BLOCK, count - first))
         answers = {}
         for name, way in ways.items():
             if name != "dense" or first < dense_images:
-                answers[name], seconds = timed(way, logits, heads)
+                answers[name], seconds = timed(lambda way=way, batch=(logits, heads): way(*batch), device=images.device)
                 done[name], total[name] = done[name] + len(logits), total[name] + seconds
         if "dense" in answers and (answers["dense"].nodes != answers["climbing"].nodes).float().mean() > 1e-4:  # q within 1e-6 of θ
             raise HierCNNError("dense and climbing give other answers")
-    return {name: (done[name], total[name], memory[name]) for name in ways}
+    return {name: Cost(done[name], *total[name], memory[name]) for name in ways}
 
 
-def timed(way: Way, logits: Tensor, heads: dict[str, Tensor]) -> tuple[Decision, float]:
-    began = time.perf_counter()
-    decision = way(logits, heads)
-    if logits.is_cuda:
-        torch.cuda.synchronize(logits.device)
-    return decision, time.perf_counter() - began
+def timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, np.ndarray]:
+    """What a call returns, and its seconds by the clock and of CPU time [2]."""
+    began = np.array([time.perf_counter(), time.process_time()])
+    made = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return made, np.array([time.perf_counter(), time.process_time()]) - began
 
 
 def peak_of(call: Callable[[], object], device: torch.device) -> float:
@@ -124,30 +137,29 @@ def status(key: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def calibration(tree: Hierarchy, images: Images, count: int) -> tuple[int, float, float]:
+def calibration(tree: Hierarchy, images: Images, count: int) -> Cost:
     logits, _, classes = images.draw(count)
-    began = time.perf_counter()
-    calibrate(tree, logits, classes)
-    return count, time.perf_counter() - began, peak_of(lambda: calibrate(tree, logits, classes), images.device)
+    _, seconds = timed(lambda: calibrate(tree, logits, classes), images.device)
+    return Cost(count, *seconds, peak_of(lambda: calibrate(tree, logits, classes), images.device))
 
 
-def rows_of(tree: Hierarchy, found: dict[str, tuple[int, float, float]], device: torch.device) -> list[dict[str, object]]:
+def rows_of(tree: Hierarchy, found: dict[str, Cost], device: torch.device) -> list[dict[str, object]]:
     return [
         {
             "what": what,
-            "images": images,
+            "images": cost.images,
             "classes": tree.num_classes,
             "nodes": tree.num_nodes,
-            "seconds": float(f"{seconds:.4g}"),
-            "microseconds_an_image": float(f"{1e6 * seconds / images:.3g}"),
-            "memory_mib": round(memory),
+            "seconds": float(f"{cost.seconds:.4g}"),
+            "cpu_seconds": float(f"{cost.cpu_seconds:.4g}"),
+            "memory_mib": round(cost.memory_mib),
             "dtype": "float32",
             "device": device_name(device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "commit": git_commit(),
         }
-        for what, (images, seconds, memory) in found.items()
+        for what, cost in found.items()
     ]
 
 
