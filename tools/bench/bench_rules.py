@@ -3,10 +3,10 @@
     python tools/bench/bench_rules.py --threads 1 --out tools/bench/rules.csv
 
 Logits are drawn block by block, a superclass and a class above the rest, and every rule answers each block before the next is drawn, so
-that all see the same drift of a busy machine; only the rules are timed, by the clock and in CPU seconds, which others on the machine do
-not lengthen as much. `argmax alone` is torch's argmax and softmax, the least that can be
-done; `dense` is climbing with a table of classes × nodes, whose answers must be those of `climbing`. Memory is what one call on 20,000
-images (76 MiB of logits) needs above what was there before: on CUDA the device's, else this process's, on Linux.
+that all see the same drift of a busy machine; only the rules are timed, by the clock and in CPU seconds, which others on the machine
+lengthen less. `argmax alone` is torch's argmax and softmax, the least that can be done; `dense` is climbing with a table of classes × nodes,
+whose answers must be those of `climbing`. Memory is what one call on 20,000 images (76 MiB of logits) needs above what was there before:
+on CUDA the device's, else this process's, on Linux.
 """
 
 import argparse
