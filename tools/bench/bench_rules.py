@@ -4,7 +4,7 @@
 
 Logits are drawn block by block, a superclass and a class above the rest, and every rule answers each block before the next is drawn, so
 that all see the same drift of a busy machine; only the rules are timed, by the clock and in CPU seconds, which others on the machine
-lengthen less. `argmax alone` is torch's argmax and softmax, the least that can be done; `dense` is climbing with a table of classes × nodes,
+lengthen less. `argmax alone` is torch's argmax and softmax, the least there is; `dense` is climbing with a table of classes × nodes,
 whose answers must be those of `climbing`. Memory is what one call on 20,000 images (76 MiB of logits) needs above what was there before:
 on CUDA the device's, else this process's, on Linux.
 """
