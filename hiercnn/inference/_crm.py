@@ -68,9 +68,13 @@ class CRM(PathRule):
         if self.nodes == "all":
             paths, q = self.along(marginals, self.middle(marginals))
             return deepest(paths, q > 0.5)
+        return self.leaf_nodes[self.rank(marginals).argmax(1)]
+
+    def rank(self, marginals: Marginals) -> Tensor:
+        """Minus the expected distance of each class, but for a constant of the sample."""
         tree = Nodes(*(self.get_buffer(f"tree_{name}") for name in Nodes._fields[:-1]), self.counts)
         terms = marginals.everywhere()[:, 1:].mul_(self.weights).to(marginals.logits.dtype)
-        return self.leaf_nodes[(path_sum(terms, tree) - self.own[self.leaf_nodes]).argmax(1)]
+        return path_sum(terms, tree) - self.own[self.leaf_nodes]
 
     def explain(self, marginals: Marginals, node: int) -> str:
         unit, among = {"lca": "levels", "path": "edges"}[self.distance], {"leaves": "classes", "all": "nodes"}[self.nodes]

@@ -85,6 +85,10 @@ class Rule(nn.Module):
         """The answers: one node a sample [B], int64."""
         raise NotImplementedError
 
+    def rank(self, marginals: Marginals) -> Tensor:
+        """Scores of the classes [B, C], by which the rule would list them: the best first."""
+        return marginals.logits
+
     def explain(self, marginals: Marginals, node: int) -> str:
         """The reason for the answer `node`, for the one sample of `marginals`."""
         raise NotImplementedError
