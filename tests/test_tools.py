@@ -88,3 +88,50 @@ def test_tree_agreement_says_what_is_wrong(runs, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             tree_agreement.main()
         assert said in capsys.readouterr().err
+
+
+def test_decision_rules_are_told_side_by_side(tmp_path, monkeypatch, capsys):
+    runs = [fit(tiny(BRANCHES, "epochs=2", f"seed={seed}"), run_dir=tmp_path / str(seed)) for seed in range(2)]
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import decision_rules
+
+    monkeypatch.setattr("sys.argv", ["decision_rules", *(str(run.path) for run in runs), "--csv", str(tmp_path / "rules.csv")])
+    decision_rules.main()
+    assert "mean of 2 runs" in capsys.readouterr().out
+    with open(tmp_path / "rules.csv", newline="", encoding="utf-8") as file:
+        found = {(row["rule"], row["statistic"]): float(row["mean"]) for row in csv.DictReader(file)}
+    top1 = sum(run.end["test"]["accuracy"]["leaf"] for run in runs) / 2
+    assert found["argmax", "right"] == found["argmax", "top-1"] == found["argmax", "class right"] == pytest.approx(top1)
+    assert found["argmax", "HD@1"] == pytest.approx(sum(run.end["test"]["hd1"] for run in runs) / 2)
+    assert found["crm", "HD@1"] <= found["argmax", "HD@1"] + 0.1
+    assert found["auto", "information"] <= found["argmax", "information"] == 1
+    assert sum(found["auto", f"at {level}"] for level in ("root", "3 groups", "9 groups")) + found["auto", "classes"] == pytest.approx(1)
+    assert {rule for rule, _ in found} == {*decision_rules.RULES, "hAURC"}
+
+
+def test_early_answers_are_told_beside_the_whole_network(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import early_answers
+
+    run = runs["branches"]
+    arguments = ["--rounds", "1", "--loss", "0.3", "--csv", str(tmp_path / "early.csv")]
+    monkeypatch.setattr("sys.argv", ["early_answers", str(run.path), *arguments])
+    early_answers.main()
+    assert "whole network" in capsys.readouterr().out
+    with open(tmp_path / "early.csv", newline="", encoding="utf-8") as file:
+        rows = {(row["answers from"], row["cut"]): row for row in csv.DictReader(file)}
+    test = run.end["test"]
+    for name, cut in (("stage0_3", "3 groups"), ("stage1_9", "9 groups")):
+        assert float(rows[name, cut]["accuracy"]) == pytest.approx(test["heads"][name])
+    assert float(rows["whole network", "leaf"]["accuracy"]) == pytest.approx(test["accuracy"]["leaf"])
+    gated = rows["stage0_3, loss 0.3", "3 groups"]
+    share, cost = float(gated["early"]), float(rows["stage0_3", "3 groups"]["cost"])
+    assert float(gated["cost"]) == pytest.approx(share * cost + 1 - share)
+    assert early_answers.figure([list(map(_number, row.values())) for row in rows.values()], "title").data
+
+
+def _number(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text

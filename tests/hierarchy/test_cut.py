@@ -190,3 +190,17 @@ def test_flat_tree_has_two_cuts():
     assert [len(flat.cut(groups=groups)) for groups in (1, 3)] == [1, 3]
     with pytest.raises(HierarchyError, match="the first split already makes 3 groups"):
         flat.cut(groups=2)
+
+
+def test_a_tree_may_end_at_a_cut():
+    tree = from_nested({"x": {"u": ["a", "b"], "v": ["c"]}, "y": ["d", {"w": ["e", "f"]}]}, classes=list("fedcba"))
+    cut = tree.cut(depth=2)
+    above = tree.above(cut)
+    assert above.classes == cut.names
+    assert set(above.names) == {"root", "x", "y", *cut.names}
+    for name in above.names:
+        one, other = (each.names[each.parents[each.node(name)]] if name != "root" else None for each in (tree, above))
+        assert one == other
+    assert tree.above(tree.leaf_cut()).names == tree.names
+    with pytest.raises(HierarchyError, match="no tree ends at them"):
+        tree.above(tree.random_like(cut, 0))
