@@ -3,6 +3,7 @@
 from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
 from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_steps
+from hiercnn.recipe._export import Exported, export_run
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run
@@ -13,6 +14,7 @@ from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
 __all__ = [
     "Clustered",
     "Dynamics",
+    "Exported",
     "Recipe",
     "Run",
     "build_data",
@@ -26,6 +28,7 @@ __all__ = [
     "cluster_run",
     "differing_keys",
     "dynamics_of_run",
+    "export_run",
     "find_recipe",
     "fit",
     "kept_steps",

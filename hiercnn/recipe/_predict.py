@@ -13,7 +13,7 @@ from torch import Tensor
 from hiercnn.data import make_loader
 from hiercnn.errors import CheckpointError, RecipeError
 from hiercnn.files import atomic_file
-from hiercnn.inference import BOMB, Calibration, Predictor, Rule, calibrate, rules
+from hiercnn.inference import BOMB, Calibration, Predictor, Rule, calibrate, hie_options, rules
 from hiercnn.models import HierarchicalModel, exact_scores
 from hiercnn.recipe._build import PYTHON, build_data, build_source, rule_options
 from hiercnn.recipe._fit import Run
@@ -54,7 +54,7 @@ def predictor_of_run(
     asked = {"eval_batch_size": batch_size, "workers": workers}
     settings = settings.model_copy(update={key: value for key, value in asked.items() if value is not None})
     if settings.image_size is None:
-        settings = settings.model_copy(update={"image_size": _side(run)})
+        settings = settings.model_copy(update={"image_size": side_of_images(run)})
     bfloat16 = pick_precision(recipe.train.precision, place) == "bfloat16"
     return Predictor(
         model,
@@ -73,12 +73,8 @@ def rule_of_run(run: Run, model: HierarchicalModel, name: str, options: Mapping[
     options = rule_options(name, options)
     if name == "auto":
         return rules["auto"](run.hierarchy, calibration=calibrate_run(run, weights=weights, **options))
-    if name == "hie" and "cut" not in options:
-        heads = {head: cut for head, cut in model.cuts.items() if cut.name != "leaf" and head == options.get("head", head)}
-        if not heads:
-            raise RecipeError(f"hie needs a head that predicts groups, and this run has {', '.join(model.cuts) or 'none'}")
-        head, cut = next(iter(heads.items()))
-        options = {**options, "head": head, "cut": cut}
+    if name == "hie":
+        options = hie_options(model.cuts, options)
     return rules[name](run.hierarchy, **options)
 
 
@@ -124,7 +120,7 @@ def _val_scores(run: Run, weights: str) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-def _side(run: Run) -> int:
+def side_of_images(run: Run) -> int:
     """Side of the images that the run was trained on, where its recipe leaves that to the data."""
     size = run.start.get("input_size")
     if size is None:
