@@ -26,7 +26,7 @@ def predictor_of(
         return predictor_of_run(Run(folder, trust_imports=trust_imports), rule, options, weights=weights, device=device, **given)
     if weights != "last":
         raise RecipeError(f"--weights: an exported folder has one network, that of its export; leave out --weights {weights}")
-    return load_exported(folder, rule, options, device=pick_device(device), **given)
+    return load_exported(folder, rule, options, device=device if device == "auto" else pick_device(device), **given)
 
 
 def print_predictions(predictor: Predictor, paths: Sequence[Path], form: Format) -> int:

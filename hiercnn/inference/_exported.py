@@ -100,7 +100,7 @@ def load_exported(
     rule: str | None = None,
     options: Mapping[str, Any] | None = None,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "auto",
     batch_size: int = 64,
     workers: int = 0,
     max_pixels: int = BOMB,
@@ -113,7 +113,7 @@ def load_exported(
     Args:
         folder: The folder, wherever it has gone.
         rule: A registered rule instead of the folder's own. options: its options, or those to change of the folder's own.
-        device: Where the network runs; ONNX runs on the CPU.
+        device: Where the network runs; `auto` takes CUDA where there is one, but for ONNX, which runs on the CPU.
         batch_size, workers: Of the loader.
         max_pixels: Larger files count as unreadable.
 
@@ -125,6 +125,8 @@ def load_exported(
     manifest = read_manifest(folder)
     tree, cuts, heads = _tree(manifest, folder)
     chosen = _rule(manifest, tree, heads, rule, options or {})
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() and manifest.kind != "onnx" else "cpu"
     network = NETWORKS[manifest.kind](manifest, network_file(manifest, folder), tree, torch.device(device))
     images = manifest.images
     settings = DataSettings(

@@ -74,6 +74,8 @@ def _files(content: bytes, where: str) -> dict[str, bytes]:
 def _tensors(files: Mapping[str, bytes], folder: str, where: str) -> dict[str, bytes]:
     """The files of raw numbers in a folder, and the list that says which tensors they are."""
     config = folder + CONFIGS[folder]
+    if config not in files:
+        raise _refused(where, f"{folder} is a pickle, as torch 2.8 writes it (2.9 does not)")
     listed = json.loads(files[config])
     for name, meta in listed["config"].items():
         if meta["use_pickle"] or not re.fullmatch(rf"{TENSORS[folder]}_\d+", meta["path_name"]):

@@ -28,6 +28,7 @@ HEADS = ("strip", "keep")
 PACKAGES = {"timm": (), "torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 TOLERANCE = {"timm": 0.0, "torch": 1e-5, "onnx": 1e-4}  # of a logit, absolute and relative
 CHECKED = 32  # images of noise
+OTHERWISE = "take --format torch or onnx"
 
 
 class Exported(NamedTuple):
@@ -73,9 +74,9 @@ def export_run(
     folder = Path(folder)
     _check(format, heads, folder)
     check_finished(run, weights)
-    model = run.load_model(weights)
     if format == "timm":
-        _check_timm(run, model, heads)
+        check_rebuildable(run, OTHERWISE)
+    model = run.load_model(weights)
     if rule is None:
         rule, options = run.recipe.decision.name, {**run.recipe.decision.options, **(options or {})}
     chosen = rule_of_run(run, model, rule, options or {}, weights=weights)
@@ -100,7 +101,11 @@ class Scores(nn.Module):
     def __init__(self, model: HierarchicalModel, heads: list[str]):
         super().__init__()
         self.network, self.heads = copy.deepcopy(model), heads
+        for name in set(self.network.heads) - {*heads, *self.network.feeds}:
+            del self.network.heads[name], self.network.specs[name]
         folded(self.network.backbone)
+        for tensor in (*self.parameters(), *self.buffers()):
+            tensor.data = tensor.data.contiguous()  # after training it may be channels last, which archives do not know
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -113,35 +118,29 @@ def _check(format: str, heads: str, folder: Path) -> None:
         raise RecipeError(f"unknown format '{format}'{did_you_mean(format, FILES)}; there are {', '.join(FILES)}")
     if heads not in HEADS:
         raise RecipeError(f"heads: wanted strip or keep, got '{heads}'")
+    if (format, heads) == ("timm", "keep"):
+        raise RecipeError(f"a timm classifier has no heads to keep; {OTHERWISE}")
     missing = [package for package in PACKAGES[format] if package != "onnxruntime" and find_spec(package) is None]
     if missing:
         raise RecipeError(f"format {format} needs {' and '.join(missing)}, not installed here; run: pip install hiercnn[export]")
     check_free(folder, "--out")
 
 
-def _check_timm(run: Run, model: HierarchicalModel, heads: str) -> None:
-    if heads == "keep":
-        raise RecipeError("a timm classifier has no heads; leave out --heads keep, or take --format torch or onnx")
-    try:
-        check_rebuildable(run)
-        model.strip_heads()
-    except RecipeError as error:
-        raise RecipeError(f"{error}; take --format torch or onnx") from None
-
-
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` if all goes well, and goes away if not."""
-    scratch = folder.with_name(f"{folder.name}.tmp")
+    """A scratch folder, whose files move into `folder` if all goes well, hiercnn.json the last; if not, nothing stays."""
+    scratch, is_new = folder / ".tmp", not folder.exists()
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         yield scratch
-        scratch.replace(folder)
+        for file in sorted(scratch.iterdir(), key=lambda file: file.name == MANIFEST):
+            file.replace(folder / file.name)
     except OSError as error:
         raise RecipeError(f"--out: cannot write to {folder}: {error.strerror or error}; choose another") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if is_new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 # ---- hiercnn.json
@@ -194,7 +193,7 @@ def _text(value: dict[str, Any]) -> str:
 
 
 def _write_timm(run: Run, model: HierarchicalModel, network: Scores, facts: dict[str, Any], folder: Path) -> None:
-    write_for_timm(run, plain_classifier(run, model), folder)
+    write_for_timm(run, plain_classifier(run, model, OTHERWISE), folder)
 
 
 def _write_torch(run: Run, model: HierarchicalModel, network: Scores, facts: dict[str, Any], folder: Path) -> None:
@@ -209,7 +208,10 @@ def _write_onnx(run: Run, model: HierarchicalModel, network: Scores, facts: dict
         _program(network, facts), dynamo=True, input_names=["images"], output_names=outputs, verbose=False, external_data=False
     )
     for node in program.model.graph:
-        node.metadata_props.clear()  # lines of the code that it came from
+        node.metadata_props.clear()  # where in the code it came from
+    for value in (*program.model.graph.inputs, *program.model.graph.outputs):
+        value.metadata_props.clear()
+        value.shape[0] = "batch"
     program.model.metadata_props["hiercnn"] = _text(facts)
     program.save(folder / FILES["onnx"], external_data=False)
 
@@ -223,8 +225,8 @@ def _program(network: Scores, facts: dict[str, Any]) -> torch.export.ExportedPro
     try:
         program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
     except Exception as error:  # torch's own are of no common class
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"torch.export cannot follow this network: {first}; take --format timm") from error
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RecipeError(f"torch.export cannot follow this network ({why}); format timm may hold it") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
@@ -237,7 +239,7 @@ def _difference(format: str, folder: Path, network: Scores, rule: Rule, images: 
     """The largest difference of a logit, after comparing logits and decisions. Raises RecipeError if they are not the run's."""
     if format == "onnx" and find_spec("onnxruntime") is None:
         return None
-    predictor, rule = load_exported(folder), rule.cpu()
+    predictor, rule = load_exported(folder, device="cpu"), rule.cpu()
     noise = torch.randn(CHECKED, images.channels, images.size, images.size, generator=torch.Generator().manual_seed(0))
     worst = 0.0
     for part in (noise[:1], noise[1:]):

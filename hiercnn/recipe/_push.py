@@ -12,6 +12,7 @@ from hiercnn.recipe._fit import Run
 from hiercnn.recipe._schema import Recipe
 
 OF_ARCHITECTURE = ("architecture", "first_conv", "classifier", "fixed_input_size", "min_input_size")  # true of it whatever it has learnt
+OTHERWISE = "`hiercnn export --format torch` can store it"
 
 
 def push_run(run: Run, *, folder: Path | str | None = None, to: str | None = None, private: bool = False, weights: str = "last") -> str:
@@ -38,12 +39,9 @@ def push_run(run: Run, *, folder: Path | str | None = None, to: str | None = Non
         check_free(Path(folder), "--folder")
     name = f"local-dir:{folder}" if to is None else f"hf-hub:{to}"
     check_finished(run, weights)
-    try:
-        check_rebuildable(run)
-        model = run.load_model(weights)
-        plain = plain_classifier(run, model)
-    except RecipeError as error:
-        raise RecipeError(f"{error}; `hiercnn export --format torch` can store it") from None
+    check_rebuildable(run, OTHERWISE)
+    model = run.load_model(weights)
+    plain = plain_classifier(run, model, OTHERWISE)
     card = _card(run, model, weights, name)
     if to is None:
         write_for_timm(run, plain, Path(folder), card)
@@ -68,17 +66,20 @@ def check_finished(run: Run, weights: str) -> None:
         raise CheckpointError(f"{run.path} has no averaged weights; train it with checkpoints.average, or take last or best")
 
 
-def check_rebuildable(run: Run) -> None:
-    """Raise RecipeError if timm cannot build the run's architecture by name."""
+def check_rebuildable(run: Run, otherwise: str) -> None:
+    """Raise RecipeError, saying what to do otherwise, if timm cannot build the run's architecture by name."""
     if run.recipe.model.backbone == PYTHON:
-        raise RecipeError(f"the model of {run.path} was an object, which timm cannot build by name")
+        raise RecipeError(f"the model of {run.path} was an object, which timm cannot build by name; {otherwise}")
     if run.recipe.model.stem != "default":
-        raise RecipeError("a small stem is no architecture of timm's, which could not rebuild the model")
+        raise RecipeError(f"a small stem is no architecture of timm's, which could not rebuild the model; {otherwise}")
 
 
-def plain_classifier(run: Run, trained: HierarchicalModel) -> nn.Module:
+def plain_classifier(run: Run, trained: HierarchicalModel, otherwise: str) -> nn.Module:
     """The timm classifier alone, with what the run knows about its images in the place of timm's."""
-    model = trained.strip_heads()
+    try:
+        model = trained.strip_heads()
+    except RecipeError as error:
+        raise RecipeError(f"{error}; {otherwise}") from None
     images = {
         "input_size": _input_size(run, model.pretrained_cfg["input_size"]),
         "mean": run.start["mean"],
