@@ -18,7 +18,7 @@ from hiercnn.inference._predictor import BOMB, Predictor
 from hiercnn.inference._pt2 import load_program
 from hiercnn.inference._registry import rules
 from hiercnn.inference._rule import Rule, exactly
-from hiercnn.models import Output, create_backbone
+from hiercnn.models import Output, create_backbone, seeded
 from hiercnn.settings import Settings
 
 FORMAT = "hiercnn.export/1"
@@ -231,9 +231,9 @@ def _from_timm(manifest: Manifest, content: bytes, tree: Hierarchy, device: torc
     wrong = sorted(set(NOT_OPTIONS).intersection(manifest.options))
     if wrong:
         raise CheckpointError(f"{MANIFEST}: the options {', '.join(wrong)} are none of an architecture's; export the run again")
-    network = create_backbone(
-        str(manifest.architecture), tree.num_classes, in_chans=manifest.images.channels, options=manifest.options
-    )  # of timm's registry, which a hub's address is not in
+    name, options = str(manifest.architecture), {"in_chans": manifest.images.channels, "options": manifest.options}
+    with seeded(0):  # its first weights are replaced, and the caller's generator is not to notice
+        network = create_backbone(name, tree.num_classes, **options)  # of timm's registry, which a hub's address is not in
     try:
         network.load_state_dict(load(content))
     except (SafetensorError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 """Archives of torch.export that are read without running anything in them but tensor operators.
 
 `torch.export.load` trusts its file: it unpickles weights, constants and sample inputs that say so, evaluates the expressions of sizes,
-compiles guards and names of values as Python, and calls any function of torch that a node names. So an archive is read here first, and
+makes Python code of guards and names, and calls any function below torch that a node names. So an archive is read here first, and
 what torch gets is another one, made of the parts that were checked: raw tensors, and a graph of aten operators in which every text is a
 plain name. Archives that need more are refused.
 """
@@ -57,7 +57,7 @@ def plain_archive(content: bytes, where: str) -> bytes:
         found |= {MODEL: json.dumps(_checked_model(json.loads(files[MODEL]), where)).encode(), SAMPLES: b""}
         for folder in TENSORS:
             found |= _tensors(files, folder, where)
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{where} is damaged, or no program that this version exports: {error!r}; export the run again") from error
     return _zipped(found | ({EXTRA: files[EXTRA]} if EXTRA in files else {}))
 
