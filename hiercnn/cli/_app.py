@@ -163,7 +163,7 @@ def dynamics(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder with weights: runs/grocery-branches.")],
+    run: Annotated[Path, typer.Argument(help="A run folder with weights, or a folder of `hiercnn export`.")],
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     rule: Annotated[
         str | None, typer.Option(help="argmax, threshold, climbing, top_down, crm, hie or auto. Default: the recipe's (auto).")
@@ -187,26 +187,36 @@ def predict(
     trust_imports: Trust = False,
 ) -> None:
     """Answer for images: as deep in the tree as the rule dares, with the probability of every node on the path, and why."""
-    import yaml
-
-    from hiercnn.cli._predict import FORMATS, print_predictions
+    from hiercnn.cli._predict import FORMATS, predictor_of, print_predictions
     from hiercnn.errors import RecipeError
-    from hiercnn.inference import BOMB
-    from hiercnn.recipe import Run, early_predictor, predictor_of_run
 
     if form not in FORMATS:
         raise RecipeError(f"--format: wanted {', '.join(FORMATS)}, got '{form}'")
-    wrong = [text for text in options or [] if "=" not in text]
-    if wrong:
-        raise RecipeError(f"--set: wanted OPTION=VALUE, got '{wrong[0]}'")
-    chosen = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in options or [])}
-    folder = Run(run, trust_imports=trust_imports)
-    loading = {"weights": weights, "device": device, "batch_size": batch_size, "workers": workers, "max_pixels": max_pixels or BOMB}
-    if level is None and budget is None and early_loss is None:
-        predictor = predictor_of_run(folder, rule, chosen, **loading)
-    else:
-        predictor = early_predictor(folder, level, budget=budget, loss=early_loss, rule=rule or "argmax", options=chosen, **loading)
+    asked = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+    given = {name: value for name, value in asked.items() if value is not None}
+    early = {name: value for name, value in {"level": level, "budget": budget, "loss": early_loss}.items() if value is not None}
+    loading = {"weights": weights, "device": device, "trust_imports": trust_imports, **given}
+    predictor = predictor_of(run, rule, _values(options), early=early, **loading)
     raise typer.Exit(print_predictions(predictor, paths, form))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run folder: runs/grocery-branches.")],
+    form: Annotated[str, typer.Option("--format", help="timm (weights), torch (torch.export) or onnx.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    heads: Annotated[str, typer.Option(help="strip, or keep: the heads' logits beside the leaf's.")] = "strip",
+    rule: Annotated[str | None, typer.Option(help="The decision rule that goes with it. Default: the recipe's (auto).")] = None,
+    options: Annotated[list[str] | None, typer.Option("--set", help="An option of the rule: --set target=0.9.")] = None,
+    weights: Annotated[str, typer.Option(help="last, best or average.")] = "last",
+    trust_imports: Trust = False,
+) -> None:
+    """Write a run's network, preprocessing, tree and decision rule for use without the run, and check that the answers are the same."""
+    from hiercnn.cli._export import print_export
+    from hiercnn.recipe import Run, export_run
+
+    found = export_run(Run(run, trust_imports=trust_imports), form, out, heads=heads, rule=rule, options=_values(options), weights=weights)
+    print_export(found, form)
 
 
 @app.command()
@@ -257,6 +267,18 @@ def _save_pictures(drawn: dict, folder: Path, console) -> None:
     console.print(f"{len(saved.paths)} files of figures in {folder}", markup=False, highlight=False, soft_wrap=True)
     if saved.left_out is not None:
         console.print(saved.left_out, markup=False, highlight=False, soft_wrap=True)
+
+
+def _values(options: list[str] | None) -> dict[str, object]:
+    """OPTION=VALUE texts as options, values as YAML has them."""
+    import yaml
+
+    from hiercnn.errors import RecipeError
+
+    wrong = [text for text in options or [] if "=" not in text]
+    if wrong:
+        raise RecipeError(f"--set: wanted OPTION=VALUE, got '{wrong[0]}'")
+    return {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in options or [])}
 
 
 def _counts(text: str | None) -> list[int] | None:

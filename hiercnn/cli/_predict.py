@@ -3,16 +3,43 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hiercnn.errors import RecipeError
-from hiercnn.inference import Prediction, Predictor
+from hiercnn.inference import Prediction, Predictor, is_exported, load_exported
 
 Format = Literal["table", "jsonl", "csv"]
 FORMATS = ("table", "jsonl", "csv")
 COLUMNS = ("file", "answer", "level", "probability", "path", "reason")
+
+
+def predictor_of(
+    folder: Path,
+    rule: str | None,
+    options: Mapping[str, Any],
+    *,
+    early: Mapping[str, Any],
+    weights: str,
+    device: str,
+    trust_imports: bool,
+    **given: Any,
+) -> Predictor:
+    """The predictor of a run folder, or of what `hiercnn export` has written; `early` asks for early answers, `given` is what all take."""
+    from hiercnn.recipe import Run, early_predictor, predictor_of_run
+    from hiercnn.train import pick_device
+
+    if not is_exported(folder):
+        run, given = Run(folder, trust_imports=trust_imports), {"weights": weights, "device": device, **given}
+        if early:
+            return early_predictor(run, rule=rule or "argmax", options=options, **early, **given)
+        return predictor_of_run(run, rule, options, **given)
+    if early:
+        raise RecipeError("--level, --budget and --early-loss are for run folders; an exported folder has one network, that of its export")
+    if weights != "last":
+        raise RecipeError(f"--weights: an exported folder has one network, that of its export; leave out --weights {weights}")
+    return load_exported(folder, rule, options, device=device if device == "auto" else pick_device(device), **given)
 
 
 def print_predictions(predictor: Predictor, paths: Sequence[Path], form: Format) -> int:

@@ -5,7 +5,7 @@ from hiercnn.hierarchy._builtin import builtin, builtin_names
 from hiercnn.hierarchy._choice import CutChoice, CutSettings, chosen_cuts
 from hiercnn.hierarchy._cut import Cut, check_nested
 from hiercnn.hierarchy._draw import draw
-from hiercnn.hierarchy._io import from_dict, read_cuts, read_hierarchy, save_hierarchy, to_dict, to_nested
+from hiercnn.hierarchy._io import cut_from_dict, cut_to_dict, from_dict, read_cuts, read_hierarchy, save_hierarchy, to_dict, to_nested
 from hiercnn.hierarchy._tree import DISTANCES, Hierarchy
 from hiercnn.hierarchy._wordnet import common_hypernyms, from_wordnet
 
@@ -20,6 +20,8 @@ __all__ = [
     "check_nested",
     "chosen_cuts",
     "common_hypernyms",
+    "cut_from_dict",
+    "cut_to_dict",
     "draw",
     "from_classes",
     "from_dict",

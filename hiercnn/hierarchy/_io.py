@@ -47,7 +47,7 @@ def read_hierarchy(path: Path | str, *, columns: Sequence[str] | None = None, pa
 def save_hierarchy(hierarchy: Hierarchy, path: Path | str, cuts: Iterable[Cut] = ()) -> None:
     """Write the tree, and cuts of it, as JSON; the file appears whole or not at all. Raises HierarchyError if it cannot."""
     path = Path(path)
-    document = to_dict(hierarchy) | {"cuts": [_cut_to_dict(cut) for cut in cuts]}
+    document = to_dict(hierarchy) | {"cuts": [cut_to_dict(cut) for cut in cuts]}
     scratch = path.with_name(path.name + ".tmp")
     try:
         scratch.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -90,7 +90,7 @@ def read_cuts(path: Path | str, hierarchy: Hierarchy) -> list[Cut]:
     """Read the cuts that `save_hierarchy` wrote beside the tree. Raises HierarchyError if the file or a cut is unusable."""
     try:
         document = _mapping(_json(_read_text(Path(path))))
-        return [_cut_from_dict(item, hierarchy) for item in document.get("cuts", [])]
+        return [cut_from_dict(item, hierarchy) for item in document.get("cuts", [])]
     except (HierarchyError, KeyError, TypeError) as error:
         raise HierarchyError(f"{path} holds no cuts of this hierarchy: {error}") from None
 
@@ -99,11 +99,13 @@ def _is_list_of(kind: type, values: object) -> bool:
     return isinstance(values, list) and all(type(value) is kind for value in values)  # isinstance would take true for 1
 
 
-def _cut_to_dict(cut: Cut) -> dict[str, object]:
+def cut_to_dict(cut: Cut) -> dict[str, object]:
+    """The cut as plain JSON values; `cut_from_dict` reads them back."""
     return {"name": cut.name, "names": list(cut.names), "groups": cut.groups.tolist(), "tree": cut.nodes is not None}
 
 
-def _cut_from_dict(item: Mapping[str, object], hierarchy: Hierarchy) -> Cut:
+def cut_from_dict(item: Mapping[str, object], hierarchy: Hierarchy) -> Cut:
+    """The cut of a hierarchy that `cut_to_dict` described. Raises HierarchyError, or KeyError or TypeError for anything else."""
     if item["tree"]:
         return replace(hierarchy.cut_at([hierarchy.node(name) for name in item["names"]]), name=item["name"])
     return hierarchy.partition(item["groups"], item["names"], name=item["name"])

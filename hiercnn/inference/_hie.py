@@ -1,7 +1,7 @@
 """Leaf probabilities weighed by those of a hypernym head."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, InstanceOf
@@ -68,3 +68,18 @@ class HiE(Argmax):
         if len(heads[name]) != rows:
             raise ShapeError(f"{name}: wanted {rows} rows, as many as leaf logits, got {len(heads[name])}")
         return heads[name]
+
+
+def hie_options(cuts: Mapping[str, Cut], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `hie` for a network with heads of these cuts: the first head whose groups are not classes, unless they name a cut.
+
+    Raises:
+        RecipeError: There is no such head.
+    """
+    if "cut" in options:
+        return dict(options)
+    heads = {head: cut for head, cut in cuts.items() if cut.name != "leaf" and head == options.get("head", head)}
+    if not heads:
+        raise RecipeError(f"hie needs a head that predicts groups, and there is {', '.join(cuts) or 'none'}")
+    head, cut = next(iter(heads.items()))
+    return {**options, "head": head, "cut": cut}

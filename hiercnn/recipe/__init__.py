@@ -4,6 +4,7 @@ from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_mode
 from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
 from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_steps
 from hiercnn.recipe._early import Early, early_heads, early_predictor, input_size
+from hiercnn.recipe._export import Exported, export_run
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
 from hiercnn.recipe._load import load_recipe, to_yaml
 from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run, run_scores
@@ -15,6 +16,7 @@ __all__ = [
     "Clustered",
     "Dynamics",
     "Early",
+    "Exported",
     "Recipe",
     "Run",
     "build_data",
@@ -30,6 +32,7 @@ __all__ = [
     "dynamics_of_run",
     "early_heads",
     "early_predictor",
+    "export_run",
     "find_recipe",
     "fit",
     "input_size",

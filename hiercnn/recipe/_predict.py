@@ -14,7 +14,7 @@ from hiercnn.data import make_loader
 from hiercnn.errors import CheckpointError, DataError, RecipeError
 from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Cut
-from hiercnn.inference import BOMB, Calibration, Predictor, Rule, calibrate, rules
+from hiercnn.inference import BOMB, Calibration, Predictor, Rule, calibrate, hie_options, rules
 from hiercnn.models import HierarchicalModel, exact_scores
 from hiercnn.recipe._build import PYTHON, build_data, build_source, rule_options
 from hiercnn.recipe._fit import Run
@@ -68,7 +68,7 @@ def assembled(
 ) -> Predictor:
     """A network and a rule with what the run knows of its images."""
     recipe, place = run.recipe, pick_device(device)
-    asked = {"eval_batch_size": batch_size, "workers": workers, "image_size": recipe.data.image_size or _side(run)}
+    asked = {"eval_batch_size": batch_size, "workers": workers, "image_size": recipe.data.image_size or side_of_images(run)}
     settings = data_settings(recipe, run.channels).model_copy(update={key: value for key, value in asked.items() if value is not None})
     bfloat16 = pick_precision(recipe.train.precision, place) == "bfloat16"
     autocast = partial(torch.autocast, place.type, dtype=torch.bfloat16) if bfloat16 else nullcontext
@@ -81,12 +81,8 @@ def rule_of_run(run: Run, model: HierarchicalModel, name: str, options: Mapping[
     options = rule_options(name, options)
     if name == "auto":
         return rules["auto"](run.hierarchy, calibration=calibrate_run(run, weights=weights, **options))
-    if name == "hie" and "cut" not in options:
-        heads = {head: cut for head, cut in model.cuts.items() if cut.name != "leaf" and head == options.get("head", head)}
-        if not heads:
-            raise RecipeError(f"hie needs a head that predicts groups, and this run has {', '.join(model.cuts) or 'none'}")
-        head, cut = next(iter(heads.items()))
-        options = {**options, "head": head, "cut": cut}
+    if name == "hie":
+        options = hie_options(model.cuts, options)
     return rules[name](run.hierarchy, **options)
 
 
@@ -141,7 +137,7 @@ def run_scores(run: Run, model: HierarchicalModel, split: str = "val") -> tuple[
     return torch.cat([output.leaf for output, _ in parts]).float(), torch.cat([labels for _, labels in parts]), heads
 
 
-def _side(run: Run) -> int:
+def side_of_images(run: Run) -> int:
     """Side of the images that the run was trained on, where its recipe leaves that to the data."""
     size = run.start.get("input_size")
     if size is None:

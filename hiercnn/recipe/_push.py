@@ -12,6 +12,7 @@ from hiercnn.recipe._fit import Run
 from hiercnn.recipe._schema import Recipe
 
 OF_ARCHITECTURE = ("architecture", "first_conv", "classifier", "fixed_input_size", "min_input_size")  # true of it whatever it has learnt
+OTHERWISE = "`hiercnn export --format torch` can store it"
 
 
 def push_run(run: Run, *, folder: Path | str | None = None, to: str | None = None, private: bool = False, weights: str = "last") -> str:
@@ -34,37 +35,51 @@ def push_run(run: Run, *, folder: Path | str | None = None, to: str | None = Non
         raise RecipeError("a run is pushed to one place: a folder (--folder DIR) or the Hugging Face hub (--to USER/NAME)")
     if to is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", to):
         raise RecipeError(f"--to: wanted USER/NAME, got '{to}'")
-    if folder is not None and Path(folder).exists() and not (Path(folder).is_dir() and not any(Path(folder).iterdir())):
-        raise RecipeError(f"--folder: {folder} is not an empty folder; choose another, or empty it")
+    if folder is not None:
+        check_free(Path(folder), "--folder")
     name = f"local-dir:{folder}" if to is None else f"hf-hub:{to}"
-    model = _trained(run, weights)
-    plain, arguments, card = _plain(run, model), _arguments(run), _card(run, model, weights, name)
+    check_finished(run, weights)
+    check_rebuildable(run, OTHERWISE)
+    model = run.load_model(weights)
+    plain = plain_classifier(run, model, OTHERWISE)
+    card = _card(run, model, weights, name)
     if to is None:
-        _write(Path(folder), plain, arguments, card, run.recipe.name)
+        write_for_timm(run, plain, Path(folder), card)
     else:
-        _upload(to, private, plain, arguments, card)
+        _upload(to, private, plain, _arguments(run), card)
     return name
 
 
-def _trained(run: Run, weights: str) -> HierarchicalModel:
-    """The run's model, if it is one that timm can rebuild."""
+def check_free(folder: Path, option: str) -> None:
+    """Raise RecipeError, naming the option that gave it, unless a folder is new or empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RecipeError(f"{option}: {folder} is not an empty folder; choose another, or empty it")
+
+
+def check_finished(run: Run, weights: str) -> None:
+    """Raise CheckpointError unless the run is finished and has these weights, RecipeError unless they are those of its end."""
     if weights not in ("last", "best", "average"):
         raise RecipeError(f"weights: wanted last, best or average, got '{weights}'")
     if not run.finished:
         raise CheckpointError(f"no finished run in {run.path}; train it to its end first (--resume goes on with it)")
-    recipe = run.recipe
-    if recipe.model.backbone == PYTHON:
-        raise RecipeError(f"the model of {run.path} was an object, which timm cannot build by name; save its state_dict yourself")
-    if recipe.model.stem != "default":
-        raise RecipeError("a small stem is no architecture of timm's, which could not rebuild the model; save its state_dict yourself")
     if weights == "average" and not (run.checkpoints / "average.safetensors").exists():
-        raise CheckpointError(f"{run.path} has no averaged weights; train it with checkpoints.average, or push last or best")
-    return run.load_model(weights)
+        raise CheckpointError(f"{run.path} has no averaged weights; train it with checkpoints.average, or take last or best")
 
 
-def _plain(run: Run, trained: HierarchicalModel) -> nn.Module:
+def check_rebuildable(run: Run, otherwise: str) -> None:
+    """Raise RecipeError, saying what to do otherwise, if timm cannot build the run's architecture by name."""
+    if run.recipe.model.backbone == PYTHON:
+        raise RecipeError(f"the model of {run.path} was an object, which timm cannot build by name; {otherwise}")
+    if run.recipe.model.stem != "default":
+        raise RecipeError(f"a small stem is no architecture of timm's, which could not rebuild the model; {otherwise}")
+
+
+def plain_classifier(run: Run, trained: HierarchicalModel, otherwise: str) -> nn.Module:
     """The timm classifier alone, with what the run knows about its images in the place of timm's."""
-    model = trained.strip_heads()
+    try:
+        model = trained.strip_heads()
+    except RecipeError as error:
+        raise RecipeError(f"{error}; {otherwise}") from None
     images = {
         "input_size": _input_size(run, model.pretrained_cfg["input_size"]),
         "mean": run.start["mean"],
@@ -88,12 +103,14 @@ def _arguments(run: Run) -> dict[str, object]:
     return {"model_config": {"label_names": list(run.hierarchy.classes)}, "model_args": options, "safe_serialization": True}
 
 
-def _write(folder: Path, model: nn.Module, arguments: dict[str, object], card: dict[str, object], title: str) -> None:
+def write_for_timm(run: Run, model: nn.Module, folder: Path, card: dict[str, object] | None = None) -> None:
+    """Write config.json and model.safetensors, and a model card if one is given. Raises RecipeError if that fails."""
     from timm.models._hub import generate_readme, save_for_hf
 
     try:
-        save_for_hf(model, str(folder), **arguments)
-        (folder / "README.md").write_text(generate_readme(card, title), encoding="utf-8")
+        save_for_hf(model, str(folder), **_arguments(run))
+        if card is not None:
+            (folder / "README.md").write_text(generate_readme(card, run.recipe.name), encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"--folder: cannot write to {folder}: {error.strerror or error}; choose another") from error
 
@@ -114,9 +131,8 @@ def _upload(to: str, private: bool, model: nn.Module, arguments: dict[str, objec
 
 def _card(run: Run, model: HierarchicalModel, weights: str, name: str) -> dict[str, object]:
     """What timm's `generate_readme` reads."""
-    recipe, start = run.recipe, run.start
-    epoch = run.end["best_epoch" if weights == "best" else "epochs"]
-    split, accuracy = _accuracy(run, recipe, weights, epoch)
+    recipe, start, epoch = run.recipe, run.start, epoch_of(run, weights)
+    split, measured = measured_on(run, weights)
     images = ", ".join(f"{count:,} {part}" for part, count in start["sizes"].items())
     levels = ", ".join([*(cut.name for cut in run.cuts if cut.name != "leaf"), f"{run.hierarchy.num_classes} classes"])
     heads = ", ".join(f"{len(spec.cut)} groups after stage {spec.stage}" for spec in model.specs.values())
@@ -124,9 +140,9 @@ def _card(run: Run, model: HierarchicalModel, weights: str, name: str) -> dict[s
         "description": f"`{recipe.model.backbone}`, trained by hiercnn; logits of {run.hierarchy.num_classes} classes (config.json).",
         "details": {
             "Data": f"{recipe.data.name} ({images} images)",
-            "Tree": f"{_tree(recipe)}: {levels}",
+            "Tree": f"{tree_name(recipe)}: {levels}",
             "Heads": f"{heads}, stripped here" if heads else "none",
-            f"Accuracy on {split}": {level: f"{100 * value:.1f} %" for level, value in accuracy.items()},
+            f"Accuracy on {split}": {level: f"{100 * value:.1f} %" for level, value in measured["accuracy"].items()},
             "Weights": f"{weights}, after epoch {epoch} of {run.end['epochs']}, seed {recipe.seed}",
         },
         "usage": _usage(recipe, name),
@@ -135,16 +151,22 @@ def _card(run: Run, model: HierarchicalModel, weights: str, name: str) -> dict[s
     }
 
 
-def _accuracy(run: Run, recipe: Recipe, weights: str, epoch: int) -> tuple[str, dict[str, float]]:
-    """The split and the accuracy per level of these very weights: on test where they were tested, else on val."""
-    if "test" in run.end and recipe.eval.test_weights == weights:
-        return "test", run.end["test"]["accuracy"]
+def epoch_of(run: Run, weights: str) -> int:
+    """The epoch after which these weights were kept; that of the last ones for averaged ones."""
+    return run.end["best_epoch" if weights == "best" else "epochs"]
+
+
+def measured_on(run: Run, weights: str) -> tuple[str, dict[str, object]]:
+    """The split and what was measured of these very weights on it: on test where they were tested, else on val."""
+    if "test" in run.end and run.recipe.eval.test_weights == weights:
+        return "test", run.end["test"]
     if weights == "average":
-        return "val", run.end["average_val"]["accuracy"]
-    return "val", next(event for event in run.metrics if event["epoch"] == epoch)["val"]["accuracy"]
+        return "val", run.end["average_val"]
+    return "val", next(event for event in run.metrics if event["epoch"] == epoch_of(run, weights))["val"]
 
 
-def _tree(recipe: Recipe) -> str:
+def tree_name(recipe: Recipe) -> str:
+    """Where the recipe's tree comes from, in a word or two."""
     settings = recipe.hierarchy
     if settings is None:
         return "none"
@@ -156,10 +178,13 @@ def _tree(recipe: Recipe) -> str:
 
 def _usage(recipe: Recipe, name: str) -> str:
     """The lines that load it; an architecture that is not timm's own is registered by the module that has it."""
+    lines = ["import timm", *registration(recipe), f'model = timm.create_model("{name}", pretrained=True).eval()']
+    return "\n".join(["```python", *lines, "```"])
+
+
+def registration(recipe: Recipe) -> list[str]:
+    """The line that registers the recipe's architecture with timm, if it is not timm's own."""
     import timm
 
     module = timm.model_entrypoint(timm.models.split_model_name_tag(recipe.model.backbone)[0]).__module__
-    lines = ["import timm", f'model = timm.create_model("{name}", pretrained=True).eval()']
-    if not module.startswith("timm."):
-        lines.insert(1, f"import {module}  # has {recipe.model.backbone}, which is not timm's own")
-    return "\n".join(["```python", *lines, "```"])
+    return [] if module.startswith("timm.") else [f"import {module}  # has {recipe.model.backbone}, which is not timm's own"]

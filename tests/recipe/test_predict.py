@@ -212,7 +212,7 @@ def test_calibration_of_other_weights_runs_the_network(run):
         ("auto", {"threshold": 0.5}, "auto has no option 'threshold'"),
         ("auto", {"target": 1.5}, "target"),
         ("climbing", {"threshold": 1.5}, "threshold"),
-        ("hie", {"head": "nobody"}, "hie needs a head that predicts groups, and this run has stage0_3, stage1_9"),
+        ("hie", {"head": "nobody"}, "hie needs a head that predicts groups, and there is stage0_3, stage1_9"),
     ],
 )
 def test_rules_that_cannot_be(run, name, options, message):
