@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="file to write the table to")
     arguments = parser.parse_args()
     overrides = [text for text in arguments.recipes if "=" in text]
+    if arguments.csv is not None and not arguments.csv.parent.is_dir():
+        parser.error(f"--csv: there is no folder {arguments.csv.parent}")  # before hours of training
     header, table = ["recipe", "claim", "what", "value", "to beat", "verdict"], []
     try:
         for recipe in (text for text in arguments.recipes if "=" not in text):

@@ -140,9 +140,11 @@ def cluster(
 
 @app.command()
 def dynamics(
-    run: Annotated[Path, typer.Argument(help="A run folder that was trained with checkpoints.keep=log.")],
+    run: Annotated[Path, typer.Argument(help="A run folder that was trained with checkpoints.keep=log, or with dynamics={}.")],
     images: Annotated[int, typer.Option(min=1, help="Images of train, and of test, to look at.")] = 2000,
-    random: Annotated[int, typer.Option(min=0, help="Random partitions of the same group sizes beside each cut.")] = 20,
+    random: Annotated[
+        int | None, typer.Option(min=0, help="Random partitions of the same group sizes beside each cut. Default: the recipe's, or 20.")
+    ] = None,
     probes: Annotated[bool, typer.Option("--probes/--no-probes", help="Fit linear probes, which takes most of the time.")] = True,
     figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as HTML, SVG and PNG.")] = None,
     trust_imports: Trust = False,

@@ -4,6 +4,7 @@ To add one, write a function `Story → Figure` like those below and name it in 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ COLLAPSE = {
     "equiangular": "NC2: spread of cosines",
     "max_angle": "NC2: distance of cosines from −1 / (K − 1)",
     "nc3": "NC3: classifier against class means",
-    "nc4": "NC4: classifier ≠ nearest class mean (test)",
+    "nc4": "NC4: classifier ≠ nearest class mean (unseen)",
 }
 BAND_NOTE = "Dashed line and band: mean and 5–95 % of random partitions of the same group sizes."
 
@@ -40,6 +41,7 @@ class Story(NamedTuple):
         steps: Updates done at each moment [T].
         per_epoch: Updates of an epoch.
         tree, cuts: The hierarchy, and its cuts but the leaf, coarse first.
+        split: What accuracy was measured on: test or val.
     """
 
     rows: Sequence[tuple[int, int, Row]]
@@ -48,6 +50,7 @@ class Story(NamedTuple):
     per_epoch: int
     tree: Hierarchy
     cuts: Sequence[Cut]
+    split: str = "test"
 
     @property
     def epochs(self) -> list[float]:
@@ -59,9 +62,10 @@ class Story(NamedTuple):
         return list(self.means)
 
     def curve(self, layer: str, cut: str, statistic: str) -> dict[str, list[float]]:
-        """{field of a row: [T]} over time; empty if it was not measured."""
-        rows = [row for _, _, row in self.rows if row[:3] == (layer, cut, statistic)]
-        return {field: [getattr(row, field) for row in rows] for field in Row._fields[3:]} if rows else {}
+        """{field of a row: [T]} over time, NaN at moments where it was not measured; empty if it never was."""
+        rows = {step: row for _, step, row in self.rows if row[:3] == (layer, cut, statistic)}
+        missing = Row(layer, cut, statistic, float("nan"))
+        return {field: [getattr(rows.get(step, missing), field) for step in self.steps] for field in Row._fields[3:]} if rows else {}
 
 
 def figures(story: Story) -> "dict[str, Figure]":
@@ -86,7 +90,7 @@ def _accuracy(story: Story) -> "Figure":
             _line(figure, story, story.curve(LOGITS, cut, statistic), cut, colour, scale=100, legend=column == 1, row=1, col=column)
     _over_epochs(figure)
     return finish(
-        figure, "Hypernyms before hyponyms", [f"Groups of the predicted classes on test. {BAND_NOTE}"], _names(story, True), PANEL
+        figure, "Hypernyms before hyponyms", [f"Groups of the predicted classes on {story.split}. {BAND_NOTE}"], _names(story, True), PANEL
     )
 
 
@@ -120,7 +124,7 @@ def _times(story: Story) -> "Figure":
 
 
 def _reached(story: Story, cut: str, statistic: str, share: float) -> float | None:
-    curve = story.curve(LOGITS, cut, statistic) or story.curve(LOGITS, cut, "greedy")
+    curve = story.curve(LOGITS, cut, statistic)
     at = first_reaching(np.array(curve["value"]), share)
     return None if at is None else story.epochs[at]
 
@@ -243,7 +247,8 @@ def _line(
     x = story.epochs
     mean, low, high, value = (scale * np.array(curve[key]) for key in ("random_mean", "random_low", "random_high", "value"))
     if np.isfinite(low).any():
-        band = {"fill": "toself", "fillcolor": colour, "opacity": 0.15, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+        band = {"mode": "lines", "fill": "toself", "fillcolor": colour, "opacity": 0.15, "line": {"width": 0}}
+        band |= {"hoverinfo": "skip", "showlegend": False}
         figure.add_scatter(x=[*x, *reversed(x)], y=[*high, *reversed(low)], legendgroup=name, **band, **place)
     if np.isfinite(mean).any():
         dashed = {"line": {"color": colour, "dash": "dash", "width": 1}, "mode": "lines", "hoverinfo": "skip", "showlegend": False}
@@ -254,7 +259,7 @@ def _line(
 
 def _colours(story: Story, *, leaf: bool = False) -> dict[str, str]:
     """{cut: colour}, coarse first; the leaf is dark."""
-    colours = dict(zip((cut.name for cut in story.cuts), OKABE_ITO, strict=False))
+    colours = dict(zip((cut.name for cut in story.cuts), cycle(OKABE_ITO), strict=False))
     return colours | ({LEAF: DARK} if leaf else {})
 
 

@@ -111,13 +111,13 @@ def first_reaching(values: np.ndarray, share: float, *, from_start: bool = False
         from_start: Measure the way from the first value to the last (t90) rather than from 0 (t_τ of relative accuracy).
 
     Returns:
-        None for a curve that has no last value, or does not move where its way is measured.
+        None for a curve that has no last value, does not move where its way is measured, or ends below 0 where that is from 0.
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values) or not np.isfinite(values[-1]):
         return None
     way = values - values[0] if from_start else values
-    if way[-1] == 0:
+    if way[-1] == 0 or (way[-1] < 0 and not from_start):
         return None
     reached = np.flatnonzero(way / way[-1] >= share)
     return int(reached[0]) if len(reached) else None

@@ -83,7 +83,7 @@ class LiveDynamics:
     def end(self, per_epoch: int) -> None:
         """Write the tables of all moments; `per_epoch` are the updates of an epoch."""
         if moments := read_moments(self.folder):
-            write_tables(told(moments, self.tree, self.cuts, per_epoch), self.folder.parent)
+            write_tables(told(moments, self.tree, self.cuts, per_epoch, "val"), self.folder.parent)
 
 
 def read_moments(folder: Path) -> list[Moment]:

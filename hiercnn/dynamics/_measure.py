@@ -18,6 +18,7 @@ from hiercnn.models import PENULTIMATE as LAST
 from hiercnn.models import HierarchicalModel, classifier_of, layer_names
 
 LOGITS, LEAF, TREE = "logits", "leaf", "tree"
+OF_CLASSIFIER = ("nc3", "w_equinorm")  # what needs its rows
 
 
 class Row(NamedTuple):
@@ -95,7 +96,7 @@ def measure(
         statistics = ClassStatistics(tree.num_classes, features.shape[1]).update(features, train.labels)
         own = weight if layer == LAST else None
         rows += rows_of_statistics(layer, statistics, tree, partitions, own, permutations=999)
-        rows += _rows_of_features(layer, statistics, train, test, partitions, own is not None, probes)
+        rows += _rows_of_features(layer, statistics, train, test, partitions, layer == LAST, probes)
     return rows
 
 
@@ -116,7 +117,8 @@ def cut_partitions(tree: Hierarchy, cuts: Sequence[Cut], random: int) -> dict[st
 
 def rows_of_logits(seen: LogitStatistics) -> list[Row]:
     """Hypernym accuracy by both rules, against random groups."""
-    rows = [Row(LOGITS, LEAF, "greedy", float(np.trace(seen.confusion) / seen.confusion.sum()))]
+    leaf = hypernym_scores(seen.confusion, np.arange(len(seen.confusion)))
+    rows = [Row(LOGITS, LEAF, "greedy", leaf.greedy), Row(LOGITS, LEAF, "corrected", leaf.corrected)]
     for name, several in seen.partitions.items():
         scores = [hypernym_scores(seen.confusion, groups)._asdict() for groups in several]
         rows += [_row(LOGITS, name, statistic, [found[statistic] for found in scores]) for statistic in scores[0]]
@@ -183,7 +185,8 @@ def _rows_of_features(
 
 def _collapsed(layer: str, cut: str, statistics: Sequence[ClassStatistics], rows: Sequence[Tensor | None]) -> list[Row]:
     found = [collapse(each, weight)._asdict() for each, weight in zip(statistics, rows, strict=True)]
-    return [_row(layer, cut, name, [values[name] for values in found]) for name in found[0] if not np.isnan(found[0][name])]
+    names = [name for name in found[0] if rows[0] is not None or name not in OF_CLASSIFIER]
+    return [_row(layer, cut, name, [values[name] for values in found]) for name in names]
 
 
 def _disagreement(groups: np.ndarray, statistics: ClassStatistics, predicted: np.ndarray, features: Tensor) -> float:

@@ -52,22 +52,23 @@ def read_moment(file: Path, options: Mapping[str, object] | None = None) -> Mome
             rows = [Row(*row) for row in json.loads(str(arrays["rows"]))]
             means = {key.removeprefix("means/"): arrays[key] for key in arrays.files if key.startswith("means/")}
             return Moment(int(arrays["step"]), rows, means)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
 
 
-def told(moments: Sequence[Moment], tree: Hierarchy, cuts: Sequence[Cut], per_epoch: int) -> Story:
+def told(moments: Sequence[Moment], tree: Hierarchy, cuts: Sequence[Cut], per_epoch: int, split: str = "test") -> Story:
     """The story of moments in order of time, with what only all of them tell: accuracy relative to the last, and its tree.
 
     Args:
         per_epoch: Updates of an epoch.
+        split: What accuracy was measured on.
     """
     means = {layer: np.stack([moment.means[layer] for moment in moments]) for layer in moments[-1].means}
     steps = [moment.step for moment in moments]
     rows = [(moment.step, row) for moment in moments for row in moment.rows]
     rows += _against_last(steps, means, tree.classes) + _relative(rows, steps[-1])
     rows.sort(key=lambda row: row[0])  # stable: by time
-    return Story([(-(-step // per_epoch), step, row) for step, row in rows], means, steps, per_epoch, tree, list(cuts))
+    return Story([(-(-step // per_epoch), step, row) for step, row in rows], means, steps, per_epoch, tree, list(cuts), split)
 
 
 def write_tables(story: Story, folder: Path) -> None:
@@ -84,13 +85,10 @@ def times(story: Story) -> Iterator[list[object]]:
     Yields:
         Layer, cut, statistic, name of the time, step and epoch; None for both where a curve does not come so far.
     """
-    curves: dict[tuple[str, str, str], list[float]] = {}
-    for _, _, row in story.rows:
-        curves.setdefault((row.layer, row.cut, row.statistic), []).append(row.value)
-    for key, values in curves.items():
+    for key in dict.fromkeys(row[:3] for *_, row in story.rows):
         of_accuracy, of_layers = key[2] in ("greedy", "corrected"), key[2] in ("trace_ratio", "block_strength", "probe")
         for share in TAUS if of_accuracy else (0.9,) if of_layers else ():
-            at = first_reaching(np.array(values), share, from_start=of_layers)
+            at = first_reaching(np.array(story.curve(*key)["value"]), share, from_start=of_layers)
             step = None if at is None else story.steps[at]
             yield [*key, f"t{round(100 * share)}", step, None if step is None else -(-step // story.per_epoch)]
 

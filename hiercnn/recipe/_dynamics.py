@@ -44,7 +44,7 @@ def dynamics_of_run(
     run: Run,
     *,
     images: int = 2000,
-    random: int = 20,
+    random: int | None = None,
     probes: bool = True,
     device: str = "auto",
     tell: Callable[[int, int], None] | None = None,
@@ -56,24 +56,29 @@ def dynamics_of_run(
     Args:
         run: A run with `checkpoints.keep: log`, or one with `dynamics:`, whose layers and cuts are taken in any case.
         images: How many of train, and of test (val if there is none), are looked at; the same for every moment and for twins of one seed.
-        random: Random partitions of the same group sizes beside each cut.
+        random: Random partitions of the same group sizes beside each cut; default: those of the recipe's `dynamics:`, or 20.
         probes: Whether to fit linear probes, which takes most of the time.
         tell: Called with the moments done and their number.
 
     Raises:
-        CheckpointError: No run, or fewer than two moments. RecipeError: data that were objects. DataError: too few images, and what
-        `measure` raises.
+        CheckpointError: No run, fewer than two moments, data that have changed since it began, a folder that cannot be written.
+        RecipeError: Data that were objects, no cut. DataError: too few images, and what `measure` raises.
     """
     steps = kept_steps(run)
     cuts, folder = dynamics_cuts(run.recipe, run.hierarchy), run.path / "dynamics"
     live = [] if len(steps) > 1 else read_moments(folder / "live")
     if len(steps) < 2 and len(live) < 2:
+        measured = f", and {len(live)} was measured while it was trained" if live else ""
         raise CheckpointError(
-            f"{run.path} has kept weights of {len(steps)} moments, and two are needed;"
-            " train it with checkpoints.keep=log, or with dynamics={}"
+            f"{run.path} has kept weights of {len(steps)} moments{measured}; two are needed."
+            " Train it with checkpoints.keep=log, or with dynamics={}"
         )
+    if random is None:
+        random = 20 if run.recipe.dynamics is None else run.recipe.dynamics.random
     moments = live or _measured(run, steps, folder, {"images": images, "random": random, "probes": probes}, device, tell)
-    story = told(moments, run.hierarchy, cuts, run.start["steps_per_epoch"])
+    split = "val" if live or "test" not in run.start["sizes"] else "test"
+    story = told(moments, run.hierarchy, cuts, run.start["steps_per_epoch"], split)
+    _make(folder)
     write_tables(story, folder)
     return Dynamics(story, folder, bool(live))
 
@@ -82,13 +87,13 @@ def kept_steps(run: Run) -> list[int]:
     """Updates done at the moments whose weights a run has kept. Raises CheckpointError if there is no run."""
     if not run.exists():
         raise CheckpointError(f"no run in {run.path}")
-    return sorted(int(file.stem.removeprefix("step-")) for file in run.checkpoints.glob("step-*.safetensors"))
+    numbers = (file.stem.removeprefix("step-") for file in run.checkpoints.glob("step-*.safetensors"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def _measured(
     run: Run, steps: list[int], folder: Path, options: dict[str, object], device: str, tell: Callable[[int, int], None] | None
 ) -> list[Moment]:
-    folder.mkdir(exist_ok=True)
     train, test = _images(run, options["images"])
     tree, cuts = run.hierarchy, dynamics_cuts(run.recipe, run.hierarchy)
     model = run.load_model(f"step-{steps[0]:08d}").to(place := pick_device(device))
@@ -99,21 +104,43 @@ def _measured(
     for done, step in enumerate(steps):
         if tell is not None:
             tell(done, len(steps))
-        file = folder / f"step-{step:08d}.npz"
-        moment = read_moment(file, options) or read_moment(file, options | {"probes": True})
+        weights = run.checkpoints / f"step-{step:08d}.safetensors"
+        moment = _kept(folder, step, options | {"probes": True}, weights) or _kept(folder, step, options, weights)
         if moment is None:
-            load_weights(run.checkpoints / f"step-{step:08d}.safetensors", model, tree)
+            load_weights(weights, model, tree)
             looks = [look(model, loader, layers).cpu() for loader in loaders]
             weight = classifier_rows(model, tree.num_classes)
             rows = measure(
                 *looks, tree, cuts, weight=None if weight is None else weight.cpu(), random=options["random"], probes=options["probes"]
             )
             moment = Moment(step, rows, looks[0].class_means(tree.num_classes))
-            write_moment(file, moment, options)
+            _make(_folder(folder, options))
+            write_moment(_folder(folder, options) / f"{weights.stem}.npz", moment, options)
         moments.append(moment)
     if tell is not None:
         tell(len(steps), len(steps))
     return moments
+
+
+def _folder(folder: Path, options: dict[str, object]) -> Path:
+    """Where moments that were measured with these options lie; others stay beside them."""
+    return folder / f"images-{options['images']}-random-{options['random']}{'-probes' if options['probes'] else ''}"
+
+
+def _kept(folder: Path, step: int, options: dict[str, object], weights: Path) -> Moment | None:
+    """A moment that was measured before, from weights that are still these."""
+    file = _folder(folder, options) / f"{weights.stem}.npz"
+    if not file.exists() or file.stat().st_mtime < weights.stat().st_mtime:
+        return None
+    moment = read_moment(file, options)
+    return moment if moment is not None and moment.step == step else None
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}; mend permissions, or copy the run") from None
 
 
 def _images(run: Run, count: int) -> list[ImageSet]:
@@ -122,6 +149,10 @@ def _images(run: Run, count: int) -> list[ImageSet]:
     if recipe.data.name == PYTHON:
         raise RecipeError(f"the images of {run.path} were objects; use hiercnn.dynamics.look and measure on your own loaders")
     data = build_data(recipe, build_source(recipe), run.hierarchy)
+    digests = {name: split.digest for name in ("train", "val", "test") if (split := getattr(data, name)) is not None}
+    changed = [name for name, digest in run.start["digests"].items() if digests.get(name) != digest]
+    if changed:
+        raise CheckpointError(f"the {' and '.join(changed)} images or labels of {run.path} have changed since it began")
     chosen, classes = [], run.hierarchy.num_classes
     for split in (data.train, data.test if data.test is not None else data.val):
         rng = np.random.default_rng([recipe.seed, 6])

@@ -23,11 +23,30 @@ def test_a_row_a_moment_and_pages_of_figures(command, run, tmp_path, monkeypatch
     assert "svg and png need Chrome or Chromium" in out
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(command, run, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hiercnn.cli._dynamics.dynamics_of_run", stop)
+    code, _, err = command("dynamics", run.path)
+    assert code == 130
+    assert "moments measured so far are kept, and the same command goes on" in err
+
+
+def test_a_run_that_was_measured_live(command, tmp_path):
+    fit(tiny("epochs=1", "dynamics={random: 0}"), run_dir=tmp_path / "run")
+    code, out, _ = command("dynamics", tmp_path / "run")
+    assert code == 0
+    assert "accuracy on val in %" in out
+    assert "measured while the run was trained" in out
+    assert "nan" not in out
+
+
 def test_a_run_that_kept_nothing(command, tmp_path):
     fit(tiny("epochs=1"), run_dir=tmp_path / "run")
     code, _, err = command("dynamics", tmp_path / "run")
     assert code == 2
-    assert "train it with checkpoints.keep=log" in err
+    assert "Train it with checkpoints.keep=log" in err
     assert "Traceback" not in err
 
 

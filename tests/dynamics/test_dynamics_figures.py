@@ -30,7 +30,7 @@ def story(seed: int = 0) -> Story:
             for layer in LAYERS:
                 for statistic in (*OF_LAYERS, *(OF_LAST if layer == LAST else ())):
                     add(step, layer, cut.name, statistic, band=True)
-        for statistic in ("greedy", "relative"):
+        for statistic in ("greedy", "corrected", "relative"):
             add(step, LOGITS, LEAF, statistic, band=False)
         for statistic in ("nc1", "trace_ratio", *OF_LAST):
             add(step, LAST, LEAF, statistic, band=False)

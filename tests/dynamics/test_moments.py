@@ -88,6 +88,24 @@ def test_accuracy_is_timed_from_nothing_and_layers_from_their_start():
     assert {tuple(row[:4]): row[4:] for row in times(found)} == wanted
 
 
+def test_what_is_not_known_at_one_moment_moves_no_other():
+    key = (LAST, LEAF, "nc3")
+    found = story({(LOGITS, LEAF, "greedy"): [1, 1, 1, 1], key: [NAN, 3.0, 1.0, 0.0]})
+    some = found._replace(rows=[row for row in found.rows if not (row[1] == 0 and row[2][:3] == key)])
+    for each in (found, some):
+        np.testing.assert_equal(each.curve(*key)["value"], [NAN, 3.0, 1.0, 0.0])
+
+
+def test_curves_that_end_unknown_or_below_chance_have_no_times():
+    found = story(
+        {
+            (LOGITS, CUT.name, "corrected"): [0.1, 0.3, 0.0, -0.1],
+            (LAST, CUT.name, "probe"): [0.1, 0.3, NAN, NAN],
+        }
+    )
+    assert {tuple(row[4:]) for row in times(found)} == {(None, None)}
+
+
 def test_tables_have_every_number(tmp_path):
     found = story({(LOGITS, LEAF, "greedy"): [0.1, 0.2, 0.3, 0.4], (LAST, LEAF, "nc1"): [NAN, 2, 1, 1]})
     write_tables(found, tmp_path)

@@ -1,6 +1,7 @@
 """Dynamics of a run: every number against the parts it is made of, what is left behind, going on, and runs that have none."""
 
 import csv
+import os
 import shutil
 
 import numpy as np
@@ -128,13 +129,52 @@ def test_measured_moments_are_not_measured_again(run, found, monkeypatch):
 
 def test_a_half_written_moment_and_other_options_are_measured_again(run, found, tmp_path):
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
-    (copy.path / "dynamics" / "step-00000004.npz").write_bytes(b"half")
+    (copy.path / "dynamics" / "images-72-random-3" / "step-00000004.npz").write_bytes(b"half")
     again = dynamics_of_run(copy, **OPTIONS)
     np.testing.assert_equal([row for *_, row in again.story.rows], [row for *_, row in found.story.rows])
     wider = dynamics_of_run(copy, **OPTIONS | {"random": 5})
     row, before = (next(row for *_, row in each.story.rows if row[:3] == (LOGITS, "3 groups", "greedy")) for each in (wider, found))
     assert row.value == before.value
     assert row.random_mean != before.random_mean
+
+
+def test_other_options_leave_what_was_measured(run, found, monkeypatch):
+    dynamics_of_run(run, images=40, random=0, probes=False)
+    monkeypatch.setattr("hiercnn.recipe._dynamics.measure", None)
+    np.testing.assert_equal(dynamics_of_run(run, **OPTIONS).story.rows, found.story.rows)
+
+
+def test_moments_of_other_weights_or_steps_are_measured_again(run, found, tmp_path):
+    copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    kept = copy.path / "dynamics" / "images-72-random-3"
+    shutil.copy(kept / "step-00000001.npz", kept / "step-00000002.npz")
+    os.utime(copy.checkpoints / "step-00000004.safetensors")
+    changed = shutil.copy(copy.checkpoints / "step-00000008.safetensors", copy.checkpoints / "step-00000005.safetensors")
+    os.utime(changed)
+    again = dynamics_of_run(copy, **OPTIONS)
+    assert again.story.steps == found.story.steps
+    before, after = values(found, LOGITS, LEAF, "greedy"), values(again, LOGITS, LEAF, "greedy")
+    assert {step for step in before if before[step] != after[step]} <= {5}
+    assert after[5] == after[8]
+
+
+def test_changed_images_are_refused(run, tmp_path, monkeypatch):
+    from hiercnn.data import ImageSet
+
+    monkeypatch.setattr(ImageSet, "digest", "another")
+    copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    with pytest.raises(CheckpointError, match="the train and val and test images or labels of .* have changed since it began"):
+        dynamics_of_run(copy, **OPTIONS)
+
+
+def test_stray_files_and_folders(run, found, tmp_path):
+    copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
+    (copy.checkpoints / "step-abc.safetensors").write_bytes(b"")
+    assert dynamics_of_run(copy, **OPTIONS).story.steps == found.story.steps
+    shutil.rmtree(copy.path / "dynamics")
+    (copy.path / "dynamics").write_text("a file")
+    with pytest.raises(CheckpointError, match="cannot make the folder"):
+        dynamics_of_run(copy, **OPTIONS)
 
 
 def test_probes_are_fitted_on_wish(run, found):
@@ -163,9 +203,7 @@ def test_runs_that_kept_nothing(tmp_path):
     with pytest.raises(CheckpointError, match="no run in"):
         dynamics_of_run(Run(tmp_path / "nowhere"))
     run = hiercnn.fit(tiny("epochs=1"), run_dir=tmp_path / "run")
-    with pytest.raises(
-        CheckpointError, match="has kept weights of 0 moments, and two are needed; train it with checkpoints.keep=log, or with"
-    ):
+    with pytest.raises(CheckpointError, match="has kept weights of 0 moments; two are needed. Train it with checkpoints.keep=log, or with"):
         dynamics_of_run(run)
 
 
