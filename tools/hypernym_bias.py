@@ -41,7 +41,7 @@ def rows(recipe: str, seeds: list[list[Finding]]) -> list[list[str]]:
     found = []
     for same in (by_what[key] for key in sorted(by_what, key=lambda key: key[0])):
         values, against = ([getattr(each, key) for each in same] for key in ("value", "against"))
-        spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+        spread = f" ± {np.round(np.std(values, ddof=1), 12):.2g}" if len(values) > 1 else ""
         found.append(
             [recipe, same[0].claim, same[0].what, f"{np.mean(values):.3g}{spread}", f"{np.mean(against):.3g}", verdict(list(same))]
         )

@@ -6,7 +6,8 @@
 
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
 title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `train.csv` what
-bench_train.py does, `ops.csv` what bench_ops.py does, `tools/results/agreement.csv` what tree_agreement.py writes. In the README a
+bench_train.py does, `ops.csv` what bench_ops.py does; in tools/results, `agreement.csv` is what tree_agreement.py writes, `decisions.csv` what
+decision_rules.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a
 table stands between `<!-- table NAME -->` and `<!-- end -->`.
 """
 
@@ -134,6 +135,53 @@ def agreement() -> str:
     return f"{markdown_table(lines)}\n\n{said}"
 
 
+def decisions() -> str:
+    """Decision rules side by side, from tools/results/decisions.csv."""
+    with open(RESULTS / "decisions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    shares = {"right": "right", "classes": "answers that are classes", "class right": "of these right"}
+    plain = {"information": "information", "HD@1": "HD@1", "HD@5": "HD@5"}
+    lines, notes = [["run", "rule", *shares.values(), *plain.values()]], []
+    for run in dict.fromkeys(row["run"] for row in rows):
+        mine = {(row["rule"], row["statistic"]): row for row in rows if row["run"] == run}
+        for rule in dict.fromkeys(rule for rule, _ in mine if rule != "hAURC"):
+            found = [mine.get((rule, name)) for name in (*shares, *plain)]
+            cells = [_share(each) for each in found[: len(shares)]] + [_plain(each) for each in found[len(shares) :]]
+            lines.append([run, rule, *cells])
+        area = [float(mine["hAURC", name]["mean"]) for name in ("climbing", "argmax")]
+        notes.append(f"{run} {area[0]:.3f} ({100 * (area[0] / area[1] - 1):+.1f} % of argmax)")
+    counts = ", ".join(sorted({row["seeds"] for row in rows}))
+    said = f"Test images, mean ± sd of {counts} seeds. hAURC of climbing: {'; '.join(notes)}."
+    return f"{markdown_table(lines)}\n\n{said}"
+
+
+def _share(row: dict[str, str] | None) -> str:
+    if row is None:
+        return ""
+    return f"{100 * float(row['mean']):.1f} %" + ("" if row["sd"] == "nan" else f" ± {100 * float(row['sd']):.1f}")
+
+
+def _plain(row: dict[str, str] | None) -> str:
+    return "" if row is None else f"{float(row['mean']):.2f}"
+
+
+def bias(cut: str = "20 groups") -> str:
+    """Claims about what is learnt when and where, from tools/results/bias/SETTING.csv, as hypernym_bias.py writes them, at one cut."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for file in sorted((RESULTS / "bias").glob("*.csv")):
+        with open(file, newline="", encoding="utf-8") as opened:
+            for row in csv.DictReader(opened):
+                setting = f"{file.stem.replace('-', ', ').replace('_a_', ' a ')}: {row['recipe'].removeprefix('cifar100/')}"
+                count = re.search(r"\d+ of \d+", row["verdict"]).group()
+                found.setdefault((row["claim"], row["what"]), {})[setting] = f"{row['value']} / {row['to beat']} ({count})"
+    other = re.compile(r"\b\d+ groups")
+    kept = {key: cells for key, cells in found.items() if key[0] == "A2" or cut in key[1] or not other.search(key[1])}
+    settings = list(dict.fromkeys(setting for cells in kept.values() for setting in cells))
+    lines = [["claim", "number", *settings], *([*key, *(cells.get(setting, "") for setting in settings)] for key, cells in kept.items())]
+    said = "Value / what it has to beat (seeds in which it does); mean ± sd over seeds; times in epochs."
+    return f"{markdown_table(lines)}\n\n{said}"
+
+
 def _mean(values: list[float]) -> str:
     sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{sd}"
@@ -141,7 +189,7 @@ def _mean(values: list[float]) -> str:
 
 def rewritten(readme: str) -> str:
     """The README with every marked table made anew."""
-    made = {"step": step, "train": train, "ops": ops, "agreement": agreement}
+    made = {"step": step, "train": train, "ops": ops, "agreement": agreement, "decisions": decisions, "bias": bias}
     return MARKED.sub(lambda match: f"{match[1]}\n{made[match[2]]() if match[2] in made else comparison(match[2])}\n\n{match[3]}", readme)
 
 
