@@ -6,9 +6,9 @@
 
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
 title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `train.csv` what
-bench_train.py does, `ops.csv` what bench_ops.py does; in tools/results, `agreement.csv` is what tree_agreement.py writes, `decisions.csv` what
-decision_rules.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a
-table stands between `<!-- table NAME -->` and `<!-- end -->`.
+bench_train.py does, `ops.csv` what bench_ops.py does; in tools/results, `agreement.csv` is what tree_agreement.py writes,
+`decisions.csv` what decision_rules.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a table stands between
+`<!-- table NAME -->` and `<!-- end -->`.
 """
 
 import argparse
