@@ -29,6 +29,7 @@ TWINS = {
     "cifar100/distill": {HEADS},
     "cifar100/feed_forward": {HEADS},
     "cifar100/curriculum": {HEADS, "loss.weight"},
+    "cifar100/every_stage": {HEADS},
     "cifar100/level_nll": {LOSS},
     "cifar100/soft_labels": {LOSS},
     "cifar100/path_sum": {CLASSIFIER},
