@@ -156,6 +156,7 @@ def _(grad, scores, target, inner, children, offsets, paths, gradient, factors):
 
 
 def _save(ctx, inputs, output) -> None:
+    ctx.set_materialize_grads(False)  # else torch makes zeros [B, N] for what only the gradient needs
     ctx.save_for_backward(*inputs[:-1], *output[1:])
 
 

@@ -113,6 +113,7 @@ def _(grad, scores, target, paths, margin, gradient, factors):
 
 
 def _save(ctx, inputs, output) -> None:
+    ctx.set_materialize_grads(False)  # else torch makes zeros [B, N] for what only the gradient needs
     scores, target, paths, ctx.margin = inputs
     ctx.save_for_backward(scores, target, paths, *output[1:])
 

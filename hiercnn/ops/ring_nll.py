@@ -192,6 +192,7 @@ def _(grad, logits, target, order, starts, stops, soft, gradient, top, slope):
 
 
 def _save(ctx, inputs, output) -> None:
+    ctx.set_materialize_grads(False)  # else torch makes zeros [B, N] for what only the gradient needs
     logits, target, order, starts, stops, _, soft = inputs
     ctx.save_for_backward(logits, target, order, starts, stops, soft, *output[1:])
 
