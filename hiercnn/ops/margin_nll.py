@@ -63,14 +63,15 @@ def _forward(scores: Tensor, target: Tensor, paths: Tensor, margin: float) -> tu
     score = flat[mine].astype(np.float64)
     flat[right] -= margin  # few are right: θ − τ there is, but for a constant, θ + τ elsewhere
     flat[mine] = -np.inf
-    top = others.amax(1).double().numpy()
+    largest = origin + others.numpy().argmax(1)
+    top = flat[largest].astype(np.float64)
     shares = torch.softmax(others, 1, out=others)  # takes less time than torch's exp
     alone = top == -np.inf  # nothing but the label
     if alone.any():
         shares[torch.from_numpy(alone)] = 0
-    share = shares.amax(1).double().numpy()
+    share = flat[largest].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # inf − inf is no number, and so is the loss
-        gap = np.where(alone, -np.inf, top + margin - np.log(share) - score)  # the largest share is 1 ÷ Σ exp(θ − top)
+        gap = np.where(alone, -np.inf, top + margin - np.log(share) - score)  # the largest has the share 1 ÷ Σ exp(θ − top)
         loss = np.where(known, np.logaddexp(gap, 0), 0)
         loss[score == np.inf] = np.nan
         slope = np.where(known, np.exp(gap - loss), 0)
@@ -119,6 +120,8 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, grad, *_):
+    if grad is None:  # nothing depends on the loss
+        return (None,) * 4
     scores, target, paths, gradient, factors = ctx.saved_tensors
     return torch.ops.hiercnn.margin_nll_backward(grad, scores, target, paths, ctx.margin, gradient, factors), None, None, None
 

@@ -198,6 +198,8 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, grad, *_):
+    if grad is None:  # nothing depends on the loss
+        return (None,) * 7
     return torch.ops.hiercnn.ring_nll_backward(grad, *ctx.saved_tensors), *[None] * 6
 
 
