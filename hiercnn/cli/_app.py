@@ -208,6 +208,8 @@ def export(
     form: Annotated[str, typer.Option("--format", help="timm (weights), torch (torch.export) or onnx.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
     heads: Annotated[str, typer.Option(help="strip, or keep: the heads' logits beside the leaf's.")] = "strip",
+    level: Annotated[str | None, typer.Option(help="End the network at the head that answers for these groups: 20 or '20 groups'.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, max=1, help="End it at the latest head within this share of its cost.")] = None,
     rule: Annotated[str | None, typer.Option(help="The decision rule that goes with it. Default: the recipe's (auto).")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="An option of the rule: --set target=0.9.")] = None,
     weights: Annotated[str, typer.Option(help="last, best or average.")] = "last",
@@ -217,8 +219,8 @@ def export(
     from hiercnn.cli._export import print_export
     from hiercnn.recipe import Run, export_run
 
-    found = export_run(Run(run, trust_imports=trust_imports), form, out, heads=heads, rule=rule, options=_values(options), weights=weights)
-    print_export(found, form)
+    asked = {"heads": heads, "level": level, "budget": budget, "rule": rule, "options": _values(options), "weights": weights}
+    print_export(export_run(Run(run, trust_imports=trust_imports), form, out, **asked), form)
 
 
 @app.command()

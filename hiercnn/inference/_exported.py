@@ -68,6 +68,7 @@ class Manifest(Settings):
         hierarchy: The tree, as `hiercnn.hierarchy.to_dict` gives it, classes in the order of the leaf's columns. digest: its fingerprint.
         cuts: Cuts whose names answers bear. heads: cut of every head that is an output, by its name.
         rule: See `DecisionRule`.
+        level: What the level of the classes is called; groups of a head where the network ends there.
         architecture, options: What timm builds, for the format timm.
         trained: Recipe, weights, epoch and seed.
         versions: Of hiercnn, torch, timm and what else had a part in it.
@@ -84,6 +85,7 @@ class Manifest(Settings):
     cuts: list[dict[str, Any]]
     heads: dict[str, dict[str, Any]]
     rule: DecisionRule
+    level: str = LEAF
     architecture: str | None = None
     options: dict[str, Any] = {}
     trained: dict[str, Any]
@@ -138,7 +140,8 @@ def load_exported(
         eval_batch_size=batch_size,
         workers=workers,
     )
-    return Predictor(network, chosen, settings, channels=images.channels, cuts=cuts, device=device, max_pixels=max_pixels)
+    names = {"cuts": cuts, "leaf_level": manifest.level}
+    return Predictor(network, chosen, settings, channels=images.channels, **names, device=device, max_pixels=max_pixels)
 
 
 def read_manifest(folder: Path | str) -> Manifest:

@@ -35,6 +35,8 @@ class HiE(Argmax):
     Source: Jain, Karthik and Gandhi, "Test-time amendment with a coarse classifier for fine-grained classification" (NeurIPS 2023).
     """
 
+    reads_heads = True
+
     @checked_options
     def __init__(
         self,

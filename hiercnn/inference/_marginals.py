@@ -36,6 +36,12 @@ class Marginals:
         torch.cumsum(weights, 1, dtype=torch.float64, out=sums[:, 1:])
         return sums.div_(sums[:, -1:].clone())
 
+    def row(self, number: int) -> "Marginals":
+        """Those of one sample."""
+        one = Marginals(self.logits[number : number + 1], self._order, self._starts, self._stops)
+        one.below = self.below[number : number + 1]
+        return one
+
     def of(self, nodes: Tensor) -> Tensor:
         """q of some nodes of each sample [B, K], float64."""
         return self.below.gather(1, self._stops[nodes]) - self.below.gather(1, self._starts[nodes])

@@ -57,6 +57,7 @@ class Predictor:
         cuts: Cuts whose names answers bear. leaf_level: what the level of the classes is called.
         device: Where the network runs.
         autocast: Context in which it runs.
+        channels_last: Memory layout of images, which decides how fast a network of this layout is.
         max_pixels: Larger files count as unreadable.
 
     Attributes:
@@ -74,11 +75,13 @@ class Predictor:
         leaf_level: str = "leaf",
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        channels_last: bool = False,
         max_pixels: int = BOMB,
     ):
         self.network, self.rule, self.cuts, self.leaf_level = network.to(device).eval(), rule.cpu(), list(cuts), leaf_level
         self.channels, self.device, self.autocast, self.max_pixels = channels, torch.device(device), autocast, max_pixels
         self.settings = settings.model_copy(update={"max_unreadable": 1.0})  # those are reported, never an end
+        self.channels_last = channels_last
         self.unreadable: dict[str, str] = {}
 
     @property
@@ -101,7 +104,8 @@ class Predictor:
         """
         inputs = images if isinstance(images, Inputs) else self.inputs(images)
         image_set = ImageSet(np.zeros(len(inputs), dtype=np.int64), inputs.ids, dataset=inputs, positions=np.arange(len(inputs)))
-        loader = make_loader(image_set, self.settings, train=False, channels=self.channels, device=self.device)
+        layout = {"channels": self.channels, "device": self.device, "channels_last": self.channels_last}
+        loader = make_loader(image_set, self.settings, train=False, **layout)
         for batch in loader.epoch():
             if len(batch.indices):
                 yield from self.answers(self.score(batch.images), loader.ids(batch.indices))
@@ -134,7 +138,7 @@ class Predictor:
         for row, (name, node, top) in enumerate(zip(ids, decision.nodes.tolist(), best.tolist(), strict=True)):
             nodes = [v for v in paths[row].tolist() if v > 0]
             path = tuple((tree.titles[v], shares[row][depth]) for depth, v in enumerate(nodes, start=1))
-            reason = self.rule.reason(output.leaf[row], {head: logits[row] for head, logits in output.heads.items()})
+            reason = self.rule.explain(marginals.row(row), node)
             answer = (tree.names[node], tree.titles[node], self._levels[node], decision.probability[row].item())
             found.append(Prediction(name, *answer, path, (tree.titles[top], best_shares[row]), reason))
         return found

@@ -29,6 +29,8 @@ class Decision(NamedTuple):
 class Rule(nn.Module):
     """Base of the decision rules: leaf logits → one node a sample. A rule writes `choose`, and `explain` for the reason in words.
 
+    One that needs the heads' logits says `reads_heads = True`; a predictor does not compute them for others.
+
     Args:
         hierarchy: Its classes are the logits.
         temperature: T; logits are divided by it before anything else.
@@ -40,6 +42,8 @@ class Rule(nn.Module):
     Raises:
         ShapeError: Logits of another size, type or device. DataError: logits from which no probabilities follow (NaN, ∞).
     """
+
+    reads_heads = False
 
     def __init__(self, hierarchy: Hierarchy, *, temperature: float):
         super().__init__()

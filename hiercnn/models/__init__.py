@@ -9,7 +9,6 @@ from hiercnn.models._heads import PoolHead, heads
 from hiercnn.models._layers import PENULTIMATE, classifier_of, exact_scores, layer_names, layer_stage
 from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model, check_forward
 from hiercnn.models._node_scores import NODE_SCORES
-from hiercnn.models._path_sum import folded
 from hiercnn.models._weights import pretrained_config
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "create_backbone",
     "describe_backbone",
     "exact_scores",
-    "folded",
     "freeze",
     "heads",
     "layer_names",

@@ -158,6 +158,14 @@ class HierarchicalModel(nn.Module):
             return nullcontext()
         return torch.random.fork_rng(devices=[images.device] if images.is_cuda else [])
 
+    def with_heads(self, names: Collection[str]) -> "HierarchicalModel":
+        """A copy for inference: no heads but these and those that the leaf scores need; a path sum is folded to a linear layer."""
+        model = copy.deepcopy(self)
+        for name in set(model.heads) - {*names, *model.feeds}:
+            del model.heads[name], model.specs[name]
+        folded(model.backbone)
+        return model
+
     def strip_heads(self) -> nn.Module:
         """The plain timm classifier: same weights, bit-identical leaf logits, no heads. A path sum is folded to a linear layer, in a copy.
 

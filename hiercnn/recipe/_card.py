@@ -12,9 +12,10 @@ Z = 1.959964  # of a two-sided interval of 95 %
 
 def model_card(run: Run, manifest: Manifest, model: HierarchicalModel, weights: str) -> str:
     """The text of README.md."""
+    head = manifest.trained.get("head")
     sections = {
         "Data and tree": _data(run, model, weights),
-        "Accuracy": _accuracy(run, weights),
+        "Accuracy": _accuracy(run, weights) if head is None else _accuracy_of_head(run, manifest, head, weights),
         "Decision rule": _rule(manifest),
         "Preprocessing": _preprocessing(manifest),
         "Outputs": _outputs(manifest),
@@ -69,6 +70,18 @@ def _accuracy(run: Run, weights: str) -> str:
     )
 
 
+def _accuracy_of_head(run: Run, manifest: Manifest, head: str, weights: str) -> str:
+    split, measured = measured_on(run, weights)
+    count, share = measured["images"], measured["heads"][head]
+    low, high = wilson(share, count)
+    whole = measured["accuracy"].get(manifest.level)
+    return (
+        f"This network ends at the head `{head}`: its classes are {manifest.level}, and what lay behind the head's stage is not here. "
+        f"Of {count:,} images of {split}, {share:.1%} get the right one (Wilson's interval {low:.1%} – {high:.1%})"
+        + ("." if whole is None else f"; the most probable class of the whole network lies in the right one for {whole:.1%}.")
+    )
+
+
 def _rule(manifest: Manifest) -> str:
     rule = manifest.rule
     if rule.name == "auto":
@@ -89,7 +102,7 @@ def _preprocessing(manifest: Manifest) -> str:
 
 
 def _outputs(manifest: Manifest) -> str:
-    columns = {"leaf": f"{len(manifest.hierarchy['classes'])} classes"}
+    columns = {"leaf": f"{len(manifest.hierarchy['classes'])} {'classes' if manifest.level == 'leaf' else 'groups'}"}
     columns |= {name: f"{len(cut['names'])} groups" for name, cut in manifest.heads.items()}
     listed = [f"{number}. `{name}`: logits of {what}" for number, (name, what) in enumerate(columns.items(), start=1)]
     return "\n".join([*listed, "", f"Columns are in the order of `hierarchy.classes` and `heads.*.names` of {MANIFEST}."])

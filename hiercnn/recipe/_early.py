@@ -32,6 +32,22 @@ class Early(NamedTuple):
     cost: float
 
 
+class EarlyAnswer(NamedTuple):
+    """A network that ends at a head, and how it answers.
+
+    Attributes:
+        early: The head.
+        network: Images [B, channels, H, W] → scores of its groups [B, K].
+        rule: In the tree that ends at these groups.
+        cuts: The run's that are coarser, as cuts of this tree.
+    """
+
+    early: Early
+    network: nn.Module
+    rule: Rule
+    cuts: list[Cut]
+
+
 def early_predictor(
     run: Run,
     level: str | None = None,
@@ -59,19 +75,33 @@ def early_predictor(
     Raises:
         RecipeError: No such head; a rule that needs heads; a backbone that cannot be left. CheckpointError, DataError: As there.
     """
-    model = run.load_model(weights)
-    chosen = _chosen(early_heads(run, model), level, budget)
-    network, scores = Truncated(model, chosen.head), None
+    found = early_answer(run, run.load_model(weights), level, budget=budget, loss=loss, rule=rule, options=options)
+    loading = {"device": device, "batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+    return assembled(run, found.network, found.rule, found.cuts, leaf_level=found.early.cut.name, **loading)
+
+
+def early_answer(
+    run: Run,
+    model: HierarchicalModel,
+    level: str | None = None,
+    *,
+    budget: float | None = None,
+    loss: float | None = None,
+    rule: str = "argmax",
+    options: Mapping[str, Any] | None = None,
+) -> EarlyAnswer:
+    """What an early predictor is made of; arguments and errors are those of `early_predictor`, `model` is the run's."""
+    early = _chosen(early_heads(run, model), level, budget)
+    network, scores = Truncated(model, early.head), None
     if loss is not None or rule == "auto":
         leaf, labels, heads = run_scores(run, model)
-        scores = heads[chosen.head], leaf, labels
+        scores = heads[early.head], leaf, labels
     if loss is not None:
-        threshold = calibrate_exit(*scores, chosen.cut, loss=loss).threshold
-        network = EarlyExit(model, chosen.head, NEVER if threshold is None else threshold, input_size=input_size(run))
-    tree = run.hierarchy.above(chosen.cut)
+        threshold = calibrate_exit(*scores, early.cut, loss=loss).threshold
+        network = EarlyExit(model, early.head, NEVER if threshold is None else threshold, input_size=input_size(run))
+    tree = run.hierarchy.above(early.cut)
     decided = _rule(tree, rule, rule_options(rule, options or {}), network, scores)
-    loading = {"device": device, "batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
-    return assembled(run, network, decided, _cuts_above(run.cuts, chosen.cut, tree), leaf_level=chosen.cut.name, **loading)
+    return EarlyAnswer(early, network, decided, _cuts_above(run.cuts, early.cut, tree))
 
 
 def early_heads(run: Run, model: HierarchicalModel) -> list[Early]:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from hiercnn.errors import RecipeError, did_you_mean
-from hiercnn.hierarchy import cut_to_dict, to_dict
+from hiercnn.hierarchy import Cut, cut_to_dict, to_dict
 from hiercnn.inference import FILES, LEAF, MANIFEST, DecisionRule, Images, Manifest, Predictor, Rule, load_exported, plain_archive
-from hiercnn.models import HierarchicalModel, Output, folded
+from hiercnn.models import HierarchicalModel, Output
 from hiercnn.recipe._card import model_card
+from hiercnn.recipe._early import early_answer
 from hiercnn.recipe._fit import Run
 from hiercnn.recipe._predict import rule_of_run, side_of_images
 from hiercnn.recipe._push import check_finished, check_free, check_rebuildable, plain_classifier, write_for_timm
@@ -50,6 +51,8 @@ def export_run(
     folder: Path | str,
     *,
     heads: str = "strip",
+    level: str | None = None,
+    budget: float | None = None,
     rule: str | None = None,
     options: Mapping[str, Any] | None = None,
     weights: str = "last",
@@ -64,6 +67,8 @@ def export_run(
         format: `timm` (weights of a plain classifier), `torch` (a torch.export program) or `onnx`; the last two need no timm, no hiercnn.
         folder: A new or empty folder.
         heads: `strip` leaves the leaf logits alone, `keep` gives the heads' logits too, in the order of the recipe.
+        level, budget: The network ends at a head, chosen as `early_predictor` does; its groups are the classes then, and what lies behind
+            the head's stage is left out. For torch and onnx.
         rule, options: As for `predictor_of_run`.
         weights: `last`, `best` or `average`.
 
@@ -71,55 +76,85 @@ def export_run(
         CheckpointError: The run is not finished, or has no such weights.
         RecipeError: Unknown format; a folder that is not empty; a network that the format cannot hold; packages that are missing.
     """
-    folder = Path(folder)
-    _check(format, heads, folder)
+    folder, early = Path(folder), level is not None or budget is not None
+    _check(format, heads, early, folder)
     check_finished(run, weights)
     if format == "timm":
         check_rebuildable(run, OTHERWISE)
     model = run.load_model(weights)
     if rule is None:
         rule, options = run.recipe.decision.name, {**run.recipe.decision.options, **(options or {})}
-    chosen = rule_of_run(run, model, rule, options or {}, weights=weights)
-    if rule == "hie" and heads == "strip":
-        raise RecipeError("the rule hie reads a head; export with --heads keep, or choose another rule")
-    kept = model.cuts if heads == "keep" else {}
-    network = Scores(model, list(kept))
+    asked = {"rule": rule, "options": options or {}}
+    content = _early(run, model, level=level, budget=budget, **asked) if early else _whole(run, model, heads, weights=weights, **asked)
     with _new_folder(folder) as scratch:
-        facts = _facts(run, format, model, kept, _stored(rule, options or {}, chosen), weights)
-        WRITERS[format](run, model, network, facts, scratch)
+        facts = _facts(run, format, content, _stored(**asked, fitted=content.rule), weights)
+        WRITERS[format](run, model, content.network, facts, scratch)
         fingerprint = hashlib.sha256((scratch / FILES[format]).read_bytes()).hexdigest()
         manifest = Manifest(**facts, sha256=fingerprint)
         (scratch / MANIFEST).write_text(_text(manifest.model_dump(mode="json")), encoding="utf-8")
         (scratch / "README.md").write_text(model_card(run, manifest, model, weights), encoding="utf-8")
-        difference = _difference(format, scratch, network, chosen, manifest.images)
+        difference = _difference(format, scratch, content.network, content.rule, manifest.images)
     return Exported(folder, FILES[format], difference)
 
 
 class Scores(nn.Module):
-    """A model's leaf logits [B, C], or a tuple of them and of its heads' logits [B, K]."""
+    """A network's leaf logits [B, C], or a tuple of them and of some heads' logits [B, K]."""
 
-    def __init__(self, model: HierarchicalModel, heads: list[str]):
+    def __init__(self, network: nn.Module, heads: Sequence[str] = ()):
         super().__init__()
-        self.network, self.heads = copy.deepcopy(model), heads
-        for name in set(self.network.heads) - {*heads, *self.network.feeds}:
-            del self.network.heads[name], self.network.specs[name]
-        folded(self.network.backbone)
+        self.network, self.heads = network, list(heads)
         for tensor in (*self.parameters(), *self.buffers()):
             tensor.data = tensor.data.contiguous()  # after training it may be channels last, which archives do not know
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         output = self.network(images)
-        return (output.leaf, *(output.heads[name] for name in self.heads)) if self.heads else output.leaf
+        leaf = output if isinstance(output, Tensor) else output.leaf
+        return (leaf, *(output.heads[name] for name in self.heads)) if self.heads else leaf
 
 
-def _check(format: str, heads: str, folder: Path) -> None:
+class Content(NamedTuple):
+    """What is exported.
+
+    Attributes:
+        network: Its outputs are the leaf's logits and those of `heads`.
+        rule: In the tree whose classes the leaf's logits are.
+        cuts: Of this tree. heads: cut of every head that is an output. level: what the level of the classes is called.
+        end: The head at which the network ends, or None.
+    """
+
+    network: Scores
+    rule: Rule
+    cuts: Sequence[Cut]
+    heads: Mapping[str, Cut]
+    level: str = LEAF
+    end: str | None = None
+
+
+def _whole(run: Run, model: HierarchicalModel, heads: str, *, weights: str, rule: str, options: Mapping[str, Any]) -> Content:
+    chosen = rule_of_run(run, model, rule, options, weights=weights)
+    if chosen.reads_heads and heads == "strip":
+        raise RecipeError(f"the rule {rule} reads a head; export with --heads keep, or choose another rule")
+    kept = model.cuts if heads == "keep" else {}
+    return Content(Scores(model.with_heads(kept), list(kept)), chosen, run.cuts, kept)
+
+
+def _early(run: Run, model: HierarchicalModel, **asked: Any) -> Content:
+    found = early_answer(run, copy.deepcopy(model), **asked)
+    return Content(Scores(found.network), found.rule, found.cuts, {}, found.early.cut.name, found.early.head)
+
+
+def _check(format: str, heads: str, early: bool, folder: Path) -> None:
     if format not in FILES:
         raise RecipeError(f"unknown format '{format}'{did_you_mean(format, FILES)}; there are {', '.join(FILES)}")
     if heads not in HEADS:
         raise RecipeError(f"heads: wanted strip or keep, got '{heads}'")
     if (format, heads) == ("timm", "keep"):
         raise RecipeError(f"a timm classifier has no heads to keep; {OTHERWISE}")
+    if early and format == "timm":
+        raise RecipeError(f"a network that ends at a head is no timm classifier; {OTHERWISE}")
+    if early and heads == "keep":
+        raise RecipeError("--heads keep: a network that ends at a head has this head alone; leave one of them out")
     missing = [package for package in PACKAGES[format] if package != "onnxruntime" and find_spec(package) is None]
     if missing:
         raise RecipeError(f"format {format} needs {' and '.join(missing)}, not installed here; run: pip install hiercnn[export]")
@@ -146,8 +181,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 # ---- hiercnn.json
 
 
-def _facts(run: Run, format: str, model: HierarchicalModel, heads: Mapping, rule: DecisionRule, weights: str) -> dict[str, Any]:
-    recipe = run.recipe
+def _facts(run: Run, format: str, content: Content, rule: DecisionRule, weights: str) -> dict[str, Any]:
+    recipe, tree = run.recipe, content.rule.hierarchy
     images = Images(
         channels=run.channels,
         size=recipe.data.image_size or side_of_images(run),
@@ -155,34 +190,36 @@ def _facts(run: Run, format: str, model: HierarchicalModel, heads: Mapping, rule
         mean=run.start["mean"],
         std=run.start["std"],
     )
-    groups = {name: cut_to_dict(cut) | {"tree": False} for name, cut in heads.items()}  # of a clustered tree, it may be
+    groups = {name: cut_to_dict(cut) | {"tree": False} for name, cut in content.heads.items()}  # of a clustered tree, it may be
     packages = ("hiercnn", "torch", "timm", *PACKAGES[format])
+    trained = {"recipe": recipe.name, "backbone": recipe.model.backbone, "weights": weights, "seed": recipe.seed, "run": run.digest}
     return {
         "kind": format,
         "file": FILES[format],
         "images": images.model_dump(),
-        "outputs": [LEAF, *heads],
-        "hierarchy": to_dict(run.hierarchy),
-        "digest": run.hierarchy.digest,
-        "cuts": [cut_to_dict(cut) for cut in run.cuts],
+        "outputs": [LEAF, *content.heads],
+        "hierarchy": to_dict(tree),
+        "digest": tree.digest,
+        "cuts": [cut_to_dict(cut) for cut in content.cuts],
         "heads": groups,
         "rule": rule.model_dump(),
+        "level": content.level,
         "architecture": recipe.model.backbone if format == "timm" else None,
         "options": recipe.model.options if format == "timm" else {},
-        "trained": {"recipe": recipe.name, "backbone": recipe.model.backbone, "weights": weights, "seed": recipe.seed, "run": run.digest},
+        "trained": trained | ({} if content.end is None else {"head": content.end}),
         "versions": {package: metadata.version(package) for package in packages if find_spec(package)},
     }
 
 
-def _stored(name: str, options: Mapping[str, Any], rule: Rule) -> DecisionRule:
+def _stored(rule: str, options: Mapping[str, Any], fitted: Rule) -> DecisionRule:
     """The rule with what it was fitted to, as plain values."""
-    if name == "auto":
-        return DecisionRule(name=name, options={"calibration": rule.calibration.to_dict()})
-    found = {**options, "head": rule.head} if name == "hie" else dict(options)
+    if rule == "auto":
+        return DecisionRule(name=rule, options={"calibration": fitted.calibration.to_dict()})
+    found = {**options, "head": fitted.head} if rule == "hie" else dict(options)
     try:
-        return DecisionRule(name=name, options=json.loads(json.dumps(found)))
+        return DecisionRule(name=rule, options=json.loads(json.dumps(found)))
     except TypeError as error:
-        raise RecipeError(f"options of {name} must be plain values to be stored: {error}") from None
+        raise RecipeError(f"options of {rule} must be plain values to be stored: {error}") from None
 
 
 def _text(value: dict[str, Any]) -> str:
@@ -220,16 +257,31 @@ WRITERS = {"timm": _write_timm, "torch": _write_torch, "onnx": _write_onnx}
 
 
 def _program(network: Scores, facts: dict[str, Any]) -> torch.export.ExportedProgram:
-    """The network for any number of images of the run's size."""
+    """The network for any number of images of the run's size, with those of its weights that it uses."""
     images = torch.zeros(2, facts["images"]["channels"], facts["images"]["size"], facts["images"]["size"])
-    try:
-        program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
-    except Exception as error:  # torch's own are of no common class
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RecipeError(f"torch.export cannot follow this network ({why}); format timm may hold it") from error
+    program = _followed(network, images)
+    if any(name in dict(network.named_parameters()) for name in _unused(program)):  # it ends at a head
+        for name in _unused(program):
+            owner, _, tensor = name.rpartition(".")
+            delattr(network.get_submodule(owner), tensor)
+        program = _followed(network, images)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
+
+
+def _followed(network: Scores, images: Tensor) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(network, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+    except Exception as error:  # torch's own are of no common class
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RecipeError(f"torch.export cannot follow this network ({why}); format timm may hold it") from error
+
+
+def _unused(program: torch.export.ExportedProgram) -> list[str]:
+    """Names of the weights and buffers that no operator reads."""
+    tensors = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
+    return [tensors[node.name] for node in program.graph.nodes if node.name in tensors and not node.users]
 
 
 # ---- the check

@@ -51,7 +51,8 @@ def predictor_of_run(
         rule, options = recipe.decision.name, {**recipe.decision.options, **(options or {})}
     chosen = rule_of_run(run, model, rule, options or {}, weights=weights)
     loading = {"device": device, "batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
-    return assembled(run, model, chosen, run.cuts, **loading)
+    network = model if chosen.reads_heads else model.with_heads([])
+    return assembled(run, network, chosen, run.cuts, **loading)
 
 
 def assembled(
@@ -72,8 +73,19 @@ def assembled(
     settings = data_settings(recipe, run.channels).model_copy(update={key: value for key, value in asked.items() if value is not None})
     bfloat16 = pick_precision(recipe.train.precision, place) == "bfloat16"
     autocast = partial(torch.autocast, place.type, dtype=torch.bfloat16) if bfloat16 else nullcontext
-    names = {"cuts": cuts, "leaf_level": leaf_level}
-    return Predictor(network, rule, settings, channels=run.channels, **names, device=place, autocast=autocast, max_pixels=max_pixels)
+    network.to(memory_format=torch.channels_last if recipe.train.channels_last else torch.contiguous_format)
+    return Predictor(
+        network,
+        rule,
+        settings,
+        channels=run.channels,
+        cuts=cuts,
+        leaf_level=leaf_level,
+        device=place,
+        autocast=autocast,
+        channels_last=recipe.train.channels_last,
+        max_pixels=max_pixels,
+    )
 
 
 def rule_of_run(run: Run, model: HierarchicalModel, name: str, options: Mapping[str, Any], *, weights: str = "last") -> Rule:

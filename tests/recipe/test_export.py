@@ -22,7 +22,7 @@ import hiercnn
 from hiercnn.errors import CheckpointError, RecipeError
 from hiercnn.inference import FILES, load_exported, plain_archive, rules
 from hiercnn.models import Output, create_backbone
-from hiercnn.recipe import Run, calibrate_run, export_run, predictor_of_run
+from hiercnn.recipe import Run, calibrate_run, early_predictor, export_run, predictor_of_run
 from hiercnn.recipe._card import wilson
 
 FORMATS = list(FILES)
@@ -564,3 +564,54 @@ def test_other_networks(tmp_path, form, backbone):
     if form == "torch":
         code = f"import torch; print([list(x.shape) for x in torch.export.load('model.pt2').module()(torch.zeros(3, 3, {size}, {size}))])"
         assert alone(tmp_path / "out", code, ("hiercnn", "timm")) == "[[3, 36], [3, 3]]\n"
+
+
+# ---- networks that end at a head
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_a_network_can_end_at_a_head(run, folders, photos, tmp_path, form):
+    export_run(run, form, tmp_path / form, level="3", rule="climbing", options={"threshold": 0.5})
+    ours, theirs = early_predictor(run, "3", rule="climbing", options={"threshold": 0.5}), load_exported(tmp_path / form)
+    for one, other in zip(ours(photos), theirs(photos), strict=True):
+        assert (one.name, one.title, one.level, one.reason) == (other.name, other.title, other.level, other.reason)
+        assert other.probability == pytest.approx(one.probability, abs=1e-5)
+    assert {each.level for each in theirs(photos)} <= {"3 groups", "depth 0"}
+    assert (tmp_path / form / FILES[form]).stat().st_size < (folders[form] / FILES[form]).stat().st_size
+
+
+def test_its_archive_holds_no_weight_behind_the_head(run, tmp_path):
+    export_run(run, "torch", tmp_path / "early", budget=0.999, rule="argmax")
+    names = set(torch.export.load(tmp_path / "early" / "model.pt2").state_dict)
+    assert any(name.startswith("network.backbone.stages.0.") for name in names)
+    assert not any(name.startswith(("network.backbone.stages.2.", "network.backbone.stages.3.", "network.backbone.fc.")) for name in names)
+
+
+def test_its_card_tells_what_the_head_is_worth(run, tmp_path):
+    export_run(run, "torch", tmp_path / "early", level="9 groups", rule="argmax")
+    card, measured = (tmp_path / "early" / "README.md").read_text(), run.end["test"]
+    assert "ends at the head `stage1_9`: its classes are 9 groups" in card
+    assert f"{measured['heads']['stage1_9']:.1%} get the right one" in card
+    assert f"for {measured['accuracy']['9 groups']:.1%}" in card
+
+
+def test_its_auto_is_calibrated_on_the_head(run, tmp_path):
+    export_run(run, "torch", tmp_path / "early", level="3", rule="auto", options=PROMISE)
+    wanted = early_predictor(run, "3", rule="auto", options=PROMISE).rule.calibration
+    assert load_exported(tmp_path / "early").rule.calibration == wanted != calibrate_run(run, **PROMISE)
+
+
+@pytest.mark.parametrize(
+    ("form", "asked", "message"),
+    [
+        ("timm", {"level": "3"}, "a network that ends at a head is no timm classifier; take --format torch or onnx"),
+        ("torch", {"level": "3", "heads": "keep"}, "a network that ends at a head has this head alone"),
+        ("torch", {"level": "4"}, r"no head answers for '4'; the heads on groups are: stage0_3 \(3 groups, "),
+        ("torch", {"budget": 0.001}, "no head answers at 0% of the cost"),
+        ("torch", {"level": "3", "rule": "hie"}, "an early answer is the head's own"),
+    ],
+)
+def test_what_cannot_end_at_a_head(run, tmp_path, form, asked, message):
+    with pytest.raises(RecipeError, match=message):
+        export_run(run, form, tmp_path / "early", **asked)
+    assert not (tmp_path / "early").exists()
