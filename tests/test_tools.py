@@ -1,11 +1,16 @@
 """The scripts under tools/ that read finished runs."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+from PIL import Image
+from safetensors.torch import save_file
 from train.tiny import BRANCHES, tiny
 
 from hiercnn import fit
@@ -135,3 +140,24 @@ def _number(text: str) -> float | str | None:
         return float(text) if text else None
     except ValueError:
         return text
+
+
+def test_photos_and_answers_stand_side_by_side(tmp_path):
+    photos = tmp_path / "photos" / "cats & <dogs>"
+    photos.mkdir(parents=True)
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    (photos / "no.png").write_text("no image")
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    command = [sys.executable, "tools/photo_answers.py", "test_resnet", tmp_path / "photos", "--weights", tmp_path / "weights.safetensors"]
+    more = ["--rules", "argmax", "crm", "--out", tmp_path / "out", "--name", "answers"]
+    shown = subprocess.run([*map(str, [*command, *more])], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"BROWSER_PATH": "-"})
+    assert shown.returncode == 0, shown.stderr
+    page = (tmp_path / "out" / "answers.html").read_text()
+    assert page.count("data:image") == 3
+    assert "<dogs>" not in page
+    assert page.count("no class has more") == 3
+    nothing = subprocess.run([*map(str, [*command, "--rules", "argmax", "--unsure"])], cwd=ROOT, capture_output=True, text=True)
+    assert nothing.returncode == 2
+    assert "no photo is left to show" in nothing.stderr

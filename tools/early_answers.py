@@ -2,9 +2,10 @@
 
     python tools/early_answers.py runs/cifar100-every-stage --csv early.csv --plot figures
 
-For each head: accuracy at its cut and at every coarser one, floating-point operations ÷ those of the whole network, and the time of an
-image, measured in turns with the whole network (ratio of medians). Then, for each promise --loss, the network that only sure images leave
-(`hiercnn predict --early-loss`): share that leaves, accuracy, mean operations. Single thread unless --threads says otherwise.
+For each head: accuracy at its cut and at every coarser one, floating-point operations and time ÷ those of the whole network. Then, for
+each promise --loss, the network that only sure images leave (`hiercnn predict --early-loss`): share that leaves, accuracy, mean operations
+and time. Times are of test images in batches of 1 and of 64, in turns with the whole network (ratio of medians), on a single thread unless
+--threads says otherwise. Several runs of one recipe stand one below the other; the figure is of the first.
 """
 
 import argparse
@@ -20,14 +21,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from hiercnn.data import make_loader
 from hiercnn.errors import HierCNNError
 from hiercnn.hierarchy import Cut
 from hiercnn.inference import calibrate_exit
-from hiercnn.models import Truncated
+from hiercnn.models import EarlyExit, Truncated
 from hiercnn.pictures import DARK, OKABE_ITO, PANEL, finish, panels, save_pictures
-from hiercnn.recipe import Run, early_heads, input_size, run_scores
+from hiercnn.recipe import Early, Run, build_data, build_source, data_settings, early_heads, input_size, run_scores
 from hiercnn.train import device_name
 
+NEVER = 2.0  # a probability that no head reaches
+BATCHES = {1: 64, 64: 512}  # sizes, and how many images are timed
+TIMED = max(BATCHES.values())
 COLUMNS = ("run", "answers from", "cut", "early", "accuracy", "cost", "time, batch 1", "time, batch 64")
 
 
@@ -41,16 +46,25 @@ def accuracy(probabilities: Tensor, fine: Cut, coarse: Cut, labels: Tensor) -> f
 
 
 @torch.inference_mode()
-def time_ratios(networks: dict[str, nn.Module], whole: nn.Module, size: Sequence[int], rounds: int) -> dict[str, float]:
-    """Median time of a batch of each network ÷ that of the whole one, all measured in turns."""
-    images, seconds = torch.randn(*size), {name: [] for name in [*networks, ""]}
-    for _ in range(rounds + 2):
+def time_ratios(networks: dict[str, nn.Module], whole: nn.Module, batches: Sequence[Tensor], rounds: int) -> dict[str, float]:
+    """Median time of each network for some batches ÷ that of the whole one, all measured in turns."""
+    seconds = {name: [] for name in [*networks, ""]}
+    for _ in range(rounds + 1):
         for name, network in [*networks.items(), ("", whole)]:
             began = time.perf_counter()
-            network(images)
+            for images in batches:
+                network(images)
             seconds[name].append(time.perf_counter() - began)
-    medians = {name: float(np.median(each[2:])) for name, each in seconds.items()}  # the first two warm up
+    medians = {name: float(np.median(each[1:])) for name, each in seconds.items()}  # the first warms up
     return {name: medians[name] / medians[""] for name in networks}
+
+
+def test_images(run: Run) -> Tensor:
+    """Test images [B, channels, side, side] from all over the split, as the network takes them."""
+    images = build_data(run.recipe, build_source(run.recipe), run.hierarchy).test
+    chosen = images.subset(np.linspace(0, len(images) - 1, TIMED).astype(int))
+    loader = make_loader(chosen, data_settings(run.recipe, run.channels), train=False, channels=run.channels)
+    return torch.cat([batch.images for batch in loader.epoch()])
 
 
 def rows(run: Run, losses: Sequence[float], rounds: int) -> list[list[object]]:
@@ -59,27 +73,37 @@ def rows(run: Run, losses: Sequence[float], rounds: int) -> list[list[object]]:
     val = run_scores(run, model)
     cuts, leaves = [cut for cut in run.cuts if cut.name != "leaf"], run.hierarchy.leaf_cut()
     early = early_heads(run, model)
-    size, plain = input_size(run), model.backbone
+    gates = {
+        (each.head, loss): calibrate_exit(val[2][each.head], val[0], val[1], each.cut, loss=loss).threshold or NEVER
+        for each in early
+        for loss in losses
+    }
     networks = {each.head: Truncated(model, each.head) for each in early}
-    times = [time_ratios(networks, plain, (batch, *size), rounds) for batch in (1, 64)]
+    networks |= {gated(*gate): EarlyExit(model, gate[0], at, input_size=input_size(run)) for gate, at in gates.items()}
+    images = test_images(run)
+    times = [time_ratios(networks, model.backbone, images[:count].split(batch), rounds) for batch, count in BATCHES.items()]
     found = []
     for each in early:
         for cut in [cut for cut in [*cuts, leaves] if len(cut) <= len(each.cut)]:
             right = accuracy(heads[each.head].softmax(1), each.cut, cut, labels)
-            found.append([name, each.head, cut.name, 1.0, right, each.cost, times[0][each.head], times[1][each.head]])
+            found.append([name, each.head, cut.name, 1.0, right, each.cost, *(ratio[each.head] for ratio in times)])
         for loss in losses:
-            found.append([name, f"{each.head}, loss {loss:g}", each.cut.name, *gated(each, loss, val, (leaf, labels, heads)), None, None])
+            network, threshold = gated(each.head, loss), gates[each.head, loss]
+            values = left_early(each, threshold, leaf, labels, heads[each.head])
+            found.append([name, network, each.cut.name, *values, *(ratio[network] for ratio in times)])
     for cut in [*cuts, leaves]:
         found.append([name, "whole network", cut.name, 0.0, accuracy(leaf.softmax(1), leaves, cut, labels), 1.0, 1.0, 1.0])
     return found
 
 
-def gated(early, loss: float, val: tuple, test: tuple) -> tuple[float, float, float]:
-    """Share of the test images that leave, accuracy, and mean cost, at the threshold that val gives for a promised loss."""
-    threshold = calibrate_exit(val[2][early.head], val[0], val[1], early.cut, loss=loss).threshold
-    leaf, labels, heads = test
-    head = heads[early.head].softmax(1)
-    left = head.amax(1) >= (2.0 if threshold is None else threshold)
+def gated(head: str, loss: float) -> str:
+    return f"{head}, loss {loss:g}"
+
+
+def left_early(early: Early, threshold: float, leaf: Tensor, labels: Tensor, logits: Tensor) -> tuple[float, float, float]:
+    """Share of the test images that leave, accuracy, and mean cost."""
+    head = logits.softmax(1)
+    left = head.amax(1) >= threshold
     sums = torch.zeros_like(head).index_add_(1, torch.tensor(early.cut.groups), leaf.softmax(1))
     right = accuracy(torch.where(left[:, None], head, sums), early.cut, early.cut, labels)
     share = float(left.double().mean())
@@ -97,11 +121,11 @@ def figure(table: Sequence[Sequence[object]], title: str):
             x, y, text = zip(*points, strict=True)
             look = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "marker": {"size": 8}}
             drawn.add_scatter(x=x, y=y, text=text, name=cut, legendgroup=cut, showlegend=column == 1, **look, row=1, col=column)
-            crosses = [(row[5], 100 * row[4], row[1]) for row in table if row[2] == cut and ", loss" in row[1]]
-            if column == 1 and crosses:
+            crosses = [(row[at], 100 * row[4], row[1]) for row in table if row[2] == cut and ", loss" in row[1]]
+            if crosses:
                 x, y, text = zip(*crosses, strict=True)
                 mark = {"mode": "markers", "marker": {"symbol": "x", "size": 8, "color": colour}}
-                drawn.add_scatter(x=x, y=y, text=text, showlegend=False, **mark, row=1, col=column)
+                drawn.add_scatter(x=x, y=y, text=text, showlegend=False, legendgroup=cut, **mark, row=1, col=column)
     drawn.update_yaxes(title_text="right, in %")
     note = "Points: heads, and the whole network at 1. Crosses: only images of which the head is sure leave early."
     return finish(drawn, title, [note], cuts, PANEL)
@@ -116,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of networks with heads")
     parser.add_argument("--loss", type=float, nargs="*", default=[0.005, 0.01, 0.02, 0.05], help="promises of the gated networks")
-    parser.add_argument("--rounds", type=int, default=30, help="measured batches of each network")
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each network")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--csv", type=Path, help="file to write the table to")
     parser.add_argument("--plot", type=Path, help="folder for the figure, as HTML, SVG and PNG")
@@ -127,7 +151,9 @@ def main() -> None:
         if options.plot is not None:
             drawn = {}
             for name in dict.fromkeys(row[0] for row in table):
-                drawn[f"early-{name}"] = figure([row for row in table if row[0] == name], f"Early answers of {name}")
+                of_name = [row for row in table if row[0] == name]
+                first = of_name[: 1 + next(place for place, row in enumerate(of_name) if row[1:3] == ["whole network", "leaf"])]
+                drawn[f"early-{name}"] = figure(first, f"Early answers of {name}")
             save_pictures(drawn, options.plot)
     except HierCNNError as error:
         print(f"early_answers: {error}", file=sys.stderr)

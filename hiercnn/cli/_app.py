@@ -165,10 +165,13 @@ def dynamics(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder with weights, or a folder of `hiercnn export`.")],
+    source: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, a folder of `hiercnn export`, or an ImageNet model of timm: resnet50.")
+    ],
     paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     rule: Annotated[
-        str | None, typer.Option(help="argmax, threshold, climbing, top_down, crm, hie or auto. Default: the recipe's (auto).")
+        str | None,
+        typer.Option(help="argmax, threshold, climbing, top_down, crm, hie or auto. Default: the recipe's (auto); climbing for timm's."),
     ] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="An option of the rule: --set threshold=0.7.")] = None,
     level: Annotated[
@@ -181,7 +184,10 @@ def predict(
         float | None, typer.Option(help="Only images of which the head is sure leave early: at most this share becomes wrong by it.")
     ] = None,
     form: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
-    weights: Annotated[str, typer.Option(help="last, best, average or step-….")] = "last",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Of a run: last (default), best, average or step-…. Of a timm model: timm (default), a file, or package:NAME."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once. Default: the recipe's.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images. Default: the recipe's.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger files are not opened. Default: 179 million.")] = None,
@@ -198,7 +204,7 @@ def predict(
     given = {name: value for name, value in asked.items() if value is not None}
     early = {name: value for name, value in {"level": level, "budget": budget, "loss": early_loss}.items() if value is not None}
     loading = {"weights": weights, "device": device, "trust_imports": trust_imports, **given}
-    predictor = predictor_of(run, rule, _values(options), early=early, **loading)
+    predictor = predictor_of(source, rule, _values(options), early=early, **loading)
     raise typer.Exit(print_predictions(predictor, paths, form))
 
 

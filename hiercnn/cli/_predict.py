@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from hiercnn.errors import RecipeError
-from hiercnn.inference import Prediction, Predictor, is_exported, load_exported
+from hiercnn.errors import RecipeError, did_you_mean
+from hiercnn.inference import Prediction, Predictor, is_exported, load_exported, pretrained_predictor
 
 Format = Literal["table", "jsonl", "csv"]
 FORMATS = ("table", "jsonl", "csv")
@@ -16,30 +16,46 @@ COLUMNS = ("file", "answer", "level", "probability", "path", "reason")
 
 
 def predictor_of(
-    folder: Path,
+    source: str,
     rule: str | None,
     options: Mapping[str, Any],
     *,
     early: Mapping[str, Any],
-    weights: str,
+    weights: str | None,
     device: str,
     trust_imports: bool,
     **given: Any,
 ) -> Predictor:
-    """The predictor of a run folder, or of what `hiercnn export` has written; `early` asks for early answers, `given` is what all take."""
+    """The predictor of a run folder, of what `hiercnn export` has written, or of a pretrained timm model.
+
+    `early` asks for early answers, `given` is what all take.
+    """
     from hiercnn.recipe import Run, early_predictor, predictor_of_run
     from hiercnn.train import pick_device
 
-    if not is_exported(folder):
-        run, given = Run(folder, trust_imports=trust_imports), {"weights": weights, "device": device, **given}
+    folder = Path(source)
+    if not folder.exists():
+        _check_model(source)
+    if folder.exists() and not is_exported(folder):
+        run, given = Run(folder, trust_imports=trust_imports), {"weights": weights or "last", "device": device, **given}
         if early:
             return early_predictor(run, rule=rule or "argmax", options=options, **early, **given)
         return predictor_of_run(run, rule, options, **given)
     if early:
-        raise RecipeError("--level, --budget and --early-loss are for run folders; an exported folder has one network, that of its export")
-    if weights != "last":
+        raise RecipeError("--level, --budget and --early-loss are for run folders: what was exported, or is timm's, has one network")
+    if not folder.exists():
+        return pretrained_predictor(source, rule or "climbing", options, weights=weights or "timm", device=pick_device(device), **given)
+    if weights not in (None, "last"):
         raise RecipeError(f"--weights: an exported folder has one network, that of its export; leave out --weights {weights}")
     return load_exported(folder, rule, options, device=device if device == "auto" else pick_device(device), **given)
+
+
+def _check_model(name: str) -> None:
+    """Raise RecipeError unless timm has a model of this name."""
+    import timm
+
+    if not timm.is_model(name):
+        raise RecipeError(f"there is no folder {name}, and timm has no such model{did_you_mean(name, timm.list_models())}")
 
 
 def print_predictions(predictor: Predictor, paths: Sequence[Path], form: Format) -> int:

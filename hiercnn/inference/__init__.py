@@ -11,6 +11,7 @@ from hiercnn.inference._exported import FILES, LEAF, MANIFEST, DecisionRule, Ima
 from hiercnn.inference._hie import HiE, hie_options
 from hiercnn.inference._marginals import Marginals
 from hiercnn.inference._predictor import BOMB, Prediction, Predictor
+from hiercnn.inference._pretrained import pretrained_predictor
 from hiercnn.inference._pt2 import plain_archive
 from hiercnn.inference._registry import rules
 from hiercnn.inference._rule import Decision, Rule
@@ -50,5 +51,6 @@ __all__ = [
     "is_exported",
     "load_exported",
     "plain_archive",
+    "pretrained_predictor",
     "rules",
 ]

@@ -9,7 +9,7 @@ from hiercnn.models._heads import PoolHead, heads
 from hiercnn.models._layers import PENULTIMATE, classifier_of, exact_scores, layer_names, layer_stage
 from hiercnn.models._model import HeadSpec, HierarchicalModel, Output, build_model, check_forward
 from hiercnn.models._node_scores import NODE_SCORES
-from hiercnn.models._weights import pretrained_config
+from hiercnn.models._weights import pretrained_backbone, pretrained_config
 
 __all__ = [
     "NODE_SCORES",
@@ -37,6 +37,7 @@ __all__ = [
     "layer_names",
     "layer_stage",
     "parameters_up_to",
+    "pretrained_backbone",
     "pretrained_config",
     "seeded",
     "stage_index",

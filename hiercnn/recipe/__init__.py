@@ -6,7 +6,7 @@ from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_steps
 from hiercnn.recipe._early import Early, early_heads, early_predictor, input_size
 from hiercnn.recipe._export import Exported, export_run
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
-from hiercnn.recipe._load import load_recipe, to_yaml
+from hiercnn.recipe._load import data_settings, load_recipe, to_yaml
 from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run, run_scores
 from hiercnn.recipe._push import push_run
 from hiercnn.recipe._schema import Recipe
@@ -28,6 +28,7 @@ __all__ = [
     "calibrate_run",
     "charged_cost",
     "cluster_run",
+    "data_settings",
     "differing_keys",
     "dynamics_of_run",
     "early_heads",

@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 from train.tiny import tiny
 
 from hiercnn import fit
@@ -80,3 +82,25 @@ def test_missing_files_are_told_before_the_network_is_built(command, run, tmp_pa
     code, _, err = command("predict", run.path, tmp_path / "nothing.png")
     assert code == 2
     assert "there is no file or folder" in err
+
+
+def test_a_timm_model_takes_the_place_of_a_run(command, photos, tmp_path):
+    weights = str(tmp_path / "weights.safetensors")
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    code, out, _ = command("predict", "test_resnet", photos, "--weights", weights, "--set", "threshold=0", "--format", "jsonl")
+    assert code == 0
+    assert {json.loads(line)["level"] for line in out.splitlines()} == {"leaf"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet5O",), "there is no folder resnet5O, and timm has no such model; did you mean 'resnet50'"),
+        (("test_resnet", "--level", "3"), "--level, --budget and --early-loss are for run folders"),
+        (("test_resnet", "--weights", "nowhere.pth"), "no weights in nowhere.pth"),
+    ],
+)
+def test_what_is_no_source(command, photos, arguments, message):
+    code, _, err = command("predict", arguments[0], photos, *arguments[1:])
+    assert code == 2
+    assert message in err
