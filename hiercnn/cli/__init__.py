@@ -1,5 +1,6 @@
 """The command line: thin commands over the library. Our errors are one message and exit code 2."""
 
+import os
 import sys
 
 
@@ -18,5 +19,7 @@ def main() -> None:
     except HierCNNError as error:
         if debug:
             raise
-        print(f"hiercnn: {error}", file=sys.stderr)
+        number = os.environ.get("RANK", "0")  # of torchrun
+        if number == "0" or not isinstance(error, Interrupted):
+            print(f"hiercnn{'' if number == '0' else f' (process {number})'}: {error}", file=sys.stderr)
         sys.exit(128 + error.signal if isinstance(error, Interrupted) else 2)

@@ -55,8 +55,9 @@ def train(
     quiet: Quiet = False,
     trust_imports: Trust = False,
 ) -> None:
-    """Train one recipe into a run folder."""
+    """Train one recipe into a run folder; with torchrun in several processes: torchrun --nproc-per-node 4 -m hiercnn train …."""
     from hiercnn.recipe import fit, load_recipe
+    from hiercnn.train import process_number
 
     wanted = _with_display(overrides, quiet)
     if dry_run:
@@ -65,7 +66,7 @@ def train(
         print_plan(load_recipe(recipe, wanted, trust_imports=trust_imports))
         return
     run = fit(recipe, overrides=wanted, run_dir=run_dir, resume=resume, trust_imports=trust_imports, profile=profile)
-    if not quiet:
+    if not quiet and not process_number():
         _print_end(run)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from hiercnn.errors import CheckpointError, Interrupted, TrainingError, shorten
 from hiercnn.recipe import Recipe, Run, build_source, fit, to_yaml
 from hiercnn.train import StopRequest, stop_on_signals
@@ -43,8 +45,8 @@ def finished_runs(
 
     Args:
         may_fail: Return runs whose loss was not finite (`run.failed`) as they are, instead of raising.
-        processes: Runs at once; 1 trains in this process. Several share the cores between them unless OMP_NUM_THREADS is set, and each
-            writes what it has to say to `train.log` in its run folder.
+        processes: Runs at once; 1 trains in this process. Several share the cores between them unless OMP_NUM_THREADS is set, and the GPUs,
+            one a run in turn; each writes what it has to say to `train.log` in its run folder.
         check: Called with every finished run as soon as it is; what it raises ends the others, which save.
         tell: Called with a line before and, of processes, after each run.
 
@@ -96,16 +98,21 @@ def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Te
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // processes)
     waiting, running, done = list(jobs), {}, 0
+    gpus = visible_gpus()
+    free = list(range(processes))  # places; each has a GPU of its own, as far as there are so many
     with tempfile.TemporaryDirectory() as scratch, stop_on_signals() as stop:
         try:
             while (waiting or running) and stop.signal is None:
                 while waiting and len(running) < processes:
                     job = waiting.pop(0)
-                    tell(f"{job}{': resuming' if Run(job.path).exists() else ''}")
-                    running[_start(job, Path(scratch), threads, trust_imports)] = (job, time.monotonic())
+                    place = free.pop(0)
+                    gpu = gpus[place % len(gpus)] if gpus else None
+                    tell(f"{job}{'' if gpu is None else f', GPU {gpu}'}{': resuming' if Run(job.path).exists() else ''}")
+                    running[_start(job, Path(scratch), threads, gpu, trust_imports)] = (job, time.monotonic(), place)
                 time.sleep(0.1)
                 for process in [process for process in running if process.poll() is not None]:
-                    job, began = running.pop(process)
+                    job, began, place = running.pop(process)
+                    free.append(place)
                     done += 1
                     if may_fail and process.returncode != 0 and Run(job.path).failed:
                         tell(f"{job}: given up, its loss was not finite ({done} of {len(jobs)})")
@@ -120,20 +127,26 @@ def _in_processes(jobs: list[Job], processes: int, trust_imports: bool, tell: Te
             for process in running:
                 process.wait()
     if stop.signal is not None:
-        lost = [job for process, (job, _) in running.items() if process.returncode not in (0, -signal.SIGTERM, *ASKED_TO_STOP)]
+        lost = [job for process, (job, *_) in running.items() if process.returncode not in (0, -signal.SIGTERM, *ASKED_TO_STOP)]
         saved = (
             f"{shorten(lost)} failed (train.log in the run folder), the others have saved" if lost else "every run has saved what it had"
         )
         raise Interrupted(f"stopped; {saved}. Go on with the same command", stop.signal)
 
 
-def _start(job: Job, scratch: Path, threads: int, trust_imports: bool) -> subprocess.Popen:
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs that this process may use."""
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if named is None else named.split(",")[:count]
+
+
+def _start(job: Job, scratch: Path, threads: int, gpu: str | None, trust_imports: bool) -> subprocess.Popen:
     """`hiercnn train` of the job, deaf to the terminal's Ctrl-C: the parent passes its wish on, once."""
     file = scratch / f"{job.path.name}.yaml"
     recipe = job.recipe.model_copy(update={"logging": job.recipe.logging.model_copy(update={"display": "plain"})})
     file.write_text(to_yaml(recipe), encoding="utf-8")
     command = [sys.executable, "-m", "hiercnn", "train", str(file), "--run-dir", str(job.path), *["--resume"] * Run(job.path).exists()]
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
     try:
         job.path.mkdir(parents=True, exist_ok=True)
         log = open(job.path / "train.log", "ab")  # noqa: SIM115  closed below

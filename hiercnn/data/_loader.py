@@ -33,9 +33,20 @@ def generator(*parts: int) -> torch.Generator:
 
 
 def make_loader(
-    image_set: ImageSet, settings: DataSettings, *, train: bool, channels: int, seed: int = 0, device="cpu", channels_last: bool = False
+    image_set: ImageSet,
+    settings: DataSettings,
+    *,
+    train: bool,
+    channels: int,
+    seed: int = 0,
+    device="cpu",
+    channels_last: bool = False,
+    part: tuple[int, int] = (0, 1),
 ):
-    """The right loader for a set: whole batches from memory where possible, single images through a DataLoader otherwise."""
+    """The right loader for a set: whole batches from memory where possible, single images through a DataLoader otherwise.
+
+    `part` (number, of how many): of each batch only this part is given, one after the other without gap or overlap.
+    """
     augment = settings.augment if train else Augment()
     options = {
         "batch_size": settings.batch_size if train else settings.eval_batch_size,
@@ -44,6 +55,7 @@ def make_loader(
         "seed": seed,
         "device": torch.device(device),
         "normalise": Normalise(settings.mean, settings.std, channels, device, channels_last),
+        "part": part,
     }
     if image_set.images is not None and not augment.needs_single_images:
         return BatchLoader(image_set, augment, **options)
@@ -88,9 +100,10 @@ class _Loader:
         device: torch.device,
         normalise: Normalise,
         balance: float = 0.0,
+        part: tuple[int, int] = (0, 1),
     ):
         self.image_set, self.augment, self.batch_size, self.shuffle, self.seed = image_set, augment, batch_size, shuffle, seed
-        self.device, self.normalise, self.balance = device, normalise, balance
+        self.device, self.normalise, self.balance, self.part = device, normalise, balance, part
         self.labels = torch.as_tensor(image_set.labels).to(device)
 
     def __len__(self) -> int:
@@ -98,7 +111,7 @@ class _Loader:
         return full if self.shuffle and full else full + bool(rest)
 
     def batches(self, epoch: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Indices of each batch of an epoch, and the numbers of its draws: those of the images, or of the places if images repeat."""
+        """Indices of its part of each batch, and the numbers of its draws: those of the images, or of the places if images repeat."""
         n = len(self.image_set)
         places = torch.arange(n)
         if self.balance:
@@ -106,7 +119,9 @@ class _Loader:
         else:
             order = torch.randperm(n, generator=generator(self.seed, epoch, 1)) if self.shuffle else places
         draws = places if self.balance else order
-        return list(zip(order.split(self.batch_size), draws.split(self.batch_size), strict=True))[: len(self)]
+        number, parts = self.part
+        own = ([batch.tensor_split(parts)[number] for batch in column.split(self.batch_size)] for column in (order, draws))
+        return list(zip(*own, strict=True))[: len(self)]
 
     def augmentation(self, epoch: int) -> Callable[[Tensor, Tensor], Tensor]:
         """Crop and flip of uint8 images [B, channels, H, W] by the numbers of their draws [B] in an epoch."""

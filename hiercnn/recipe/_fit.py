@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from hiercnn.recipe._build import (
 from hiercnn.recipe._load import data_settings, load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, read_recipe_file
-from hiercnn.train import QuietDisplay, RunFolder, Trainer, load_weights, make_display
+from hiercnn.train import QuietDisplay, RunFolder, Trainer, World, load_weights, make_display, together
 
 
 class Run(RunFolder):
@@ -152,31 +153,53 @@ def fit(
     recipe = load_recipe(_with_objects(recipe, train, val, hierarchy, model), overrides, trust_imports=trust_imports, check=False)
     run = Run(run_dir or Path("runs") / recipe.name, model, trust_imports=trust_imports)
     recipe = load_recipe(recipe, trust_imports=trust_imports, stand_in=run.clustered)
-    if run.finished:
-        _check_resumable(run, recipe, resume)
-        _check_own_classes(run, train, classes)
-        return run
-    with run.lock():
-        if run.exists():
-            _check_resumable(run, recipe, resume)
-        if run.finished:  # by another process, since the look above
+    with together(recipe.train.device) as world:
+        if world.from_main(lambda: run.finished and _already_there(run, recipe, resume)):  # it may lie where nobody can write
+            _check_own_classes(run, train, classes)
             return run
-        display = display or make_display(recipe.logging.display)
-        if recipe.imports:
-            display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
-        source = build_source(recipe) if train is None else from_datasets(train, val, test, classes=classes)
-        data = build_data(recipe, source, _tree(recipe, hierarchy, run))
-        trainer = build_trainer(recipe, data, run, model, display, profile=profile)
-        if not run.exists():
-            run.clustered_file.unlink(missing_ok=True)
-            if recipe.hierarchy is not None and recipe.hierarchy.cluster is not None:
-                save_hierarchy(taught_hierarchy(recipe, data.hierarchy), run.clustered_file)
-        trainer.fit(resume=resume)
+        with run.lock() if world.main else nullcontext():
+            if world.from_main(lambda: _already_there(run, recipe, resume)):  # by another process, since the look above
+                return run
+            display = display or make_display(recipe.logging.display if world.main else "quiet")
+            if recipe.imports:
+                display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
+            source = from_datasets(train, val, test, classes=classes) if train is not None else _first_by_main(world, recipe)
+            data = build_data(recipe, source, _tree(recipe, hierarchy, run))
+            trainer = build_trainer(recipe, data, run, model, display, profile=profile, world=world)
+            if world.main and not run.exists():
+                run.clustered_file.unlink(missing_ok=True)
+                if recipe.hierarchy is not None and recipe.hierarchy.cluster is not None:
+                    save_hierarchy(taught_hierarchy(recipe, data.hierarchy), run.clustered_file)
+            trainer.fit(resume=resume)
     return run
 
 
+def _already_there(run: Run, recipe: Recipe, resume: bool) -> bool:
+    """Whether the run is finished. Raises an error if one is there that this call may not go on with."""
+    if run.exists():
+        _check_resumable(run, recipe, resume)
+    return run.finished
+
+
+def _first_by_main(world: World, recipe: Recipe):
+    """The source of the data, which every process makes for itself, the first one before the others: it may have to unpack or fetch."""
+    if not world.main:
+        world.every(None)
+    source = build_source(recipe)
+    if world.main:
+        world.every(None)
+    return source
+
+
 def build_trainer(
-    recipe: Recipe, data: Data, run: Run, model: nn.Module | None = None, display: QuietDisplay | None = None, *, profile: bool = False
+    recipe: Recipe,
+    data: Data,
+    run: Run,
+    model: nn.Module | None = None,
+    display: QuietDisplay | None = None,
+    *,
+    profile: bool = False,
+    world: World | None = None,
 ) -> Trainer:
     """Everything of a run but the training; writes nothing."""
     taught = run.clustered or taught_hierarchy(recipe, data.hierarchy)  # a run goes on with the tree that it began with
@@ -205,6 +228,7 @@ def build_trainer(
         display=display,
         live=live,
         profile=profile,
+        world=world,
     )
 
 

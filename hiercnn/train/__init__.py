@@ -10,6 +10,7 @@ from hiercnn.train._settings import Linear, OptimSettings, RunSettings, Steps, W
 from hiercnn.train._signals import StopRequest, stop_on_signals
 from hiercnn.train._task import FlatTask, HierarchicalTask
 from hiercnn.train._trainer import Trainer
+from hiercnn.train._world import World, process_number, together
 
 __all__ = [
     "PACKAGES",
@@ -24,6 +25,7 @@ __all__ = [
     "StopRequest",
     "Trainer",
     "Weight",
+    "World",
     "device_name",
     "evaluate",
     "frozen_stages",
@@ -34,8 +36,10 @@ __all__ = [
     "make_scheduler",
     "pick_device",
     "pick_precision",
+    "process_number",
     "save_weights",
     "stop_on_signals",
+    "together",
     "version",
     "weight_at",
 ]

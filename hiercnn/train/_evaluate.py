@@ -12,6 +12,7 @@ from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.metrics import LevelAccuracy, Mistakes
 from hiercnn.models import Output, exact_scores
+from hiercnn.train._world import World
 
 TOP = 5  # classes kept of each sample's predictions between the first and the last evaluation
 
@@ -27,20 +28,25 @@ def evaluate(
     autocast: Callable[[], object],
     layers: Sequence[str] = (),
     collect: Sequence[Callable[[Batch, Output], None]] = (),
+    world: World | None = None,
 ) -> dict[str, object]:
     """Return what `LevelAccuracy` and `Mistakes` compute, plus {"heads": {name: accuracy}}.
 
-    Each of `collect` sees every batch and output, features of `layers` included.
+    Each of `collect` sees every batch and output, features of `layers` included. In a `world` of several processes the loader gives each
+    its part of a batch, and all see the scores of the whole.
     """
     model.eval()
+    world = world or World()
     levels, mistakes = LevelAccuracy(hierarchy.num_classes, cuts, loader.device), Mistakes(hierarchy, loader.device)
     groups = {name: torch.tensor(cut.label_groups, device=loader.device) for name, cut in (heads or {}).items()}
     hits = {name: torch.zeros(2, dtype=torch.int64, device=loader.device) for name in groups}
     for batch in loader.epoch():
-        if not len(batch.labels):
+        parts = world.parts(batch.images)
+        if not sum(parts.counts):
             continue
         with autocast(), exact_scores(model):
-            output = model(batch.images, layers) if layers else model(batch.images)
+            output = world.scores(model, batch.images, parts, *([layers] if layers else []))
+        batch = batch._replace(labels=world.joined(batch.labels, parts), indices=world.joined_indices(batch.indices, parts))
         levels.update(output.leaf.float(), batch.labels)
         mistakes.update(output.leaf.float(), batch.labels)
         for name, logits in output.heads.items():

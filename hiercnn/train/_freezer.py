@@ -25,12 +25,22 @@ class Freezer:
         self._frozen: dict[int | str, frozenset[str]] = {"none": frozenset()}
         self._epoch: int | None = None
 
-    def set(self, epoch: int, shape: Sequence[int]) -> None:
-        """Freeze for a 0-based epoch of images [B, channels, H, W], if that is not done yet; the model is in training mode."""
+    def set(self, epoch: int, shape: Sequence[int]) -> bool:
+        """Freeze for a 0-based epoch of images [B, channels, H, W], if that is not done yet, and tell whether other parameters learn now.
+
+        The model is in training mode.
+        """
         if self.schedule is None or epoch == self._epoch:
-            return
+            return False
         stage = frozen_stage(self.schedule, epoch)
         if stage not in self._frozen:
             self._frozen[stage] = parameters_up_to(self.model.backbone, stage, shape)
+        before = _learning(self.model)
         freeze(self.model.backbone, self._frozen[stage], self._trainable)
         self._epoch = epoch
+        return _learning(self.model) != before
+
+
+def _learning(model: HierarchicalModel) -> set[str]:
+    """Names of the parameters that learn."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}

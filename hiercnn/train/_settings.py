@@ -99,6 +99,7 @@ class TrainSettings(Settings):
         freeze: The stage up to which the backbone keeps still, batch norm's statistics too: an index, early, middle, late, or `all` (all
             but the classifier); or {steps: {0: late, 2: early, 4: none}} to let it go stage by stage. Heads learn in any case.
         grad_checkpointing: Compute activations again in the backward pass rather than keep them, where timm's model can.
+        sync_batchnorm: With several processes on GPUs: batch norm sees the batch of all of them, not each process its part.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -109,6 +110,7 @@ class TrainSettings(Settings):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     freeze: Freeze | None = None
     grad_checkpointing: bool = False
+    sync_batchnorm: bool = False
 
 
 class EvalSettings(Settings):

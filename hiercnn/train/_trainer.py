@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hiercnn.data import Batch, Data, DataSettings, Mixer, keyed_seed, make_loader
 from hiercnn.dynamics import LiveDynamics, classifier_rows
-from hiercnn.errors import CheckpointError, DataError, Interrupted, TrainingError, shorten
+from hiercnn.errors import CheckpointError, DataError, Interrupted, RecipeError, TrainingError, shorten
 from hiercnn.hierarchy import Cut
 from hiercnn.models import HierarchicalModel, checkpoint_gradients
 from hiercnn.train._checkpoint import load_state, load_training_state, load_weights, save_state, save_weights
@@ -26,6 +26,7 @@ from hiercnn.train._settings import RunSettings
 from hiercnn.train._signals import StopRequest, stop_on_signals
 from hiercnn.train._task import FlatTask
 from hiercnn.train._trackers import make_trackers
+from hiercnn.train._world import Parts, World
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Trainer:
         display: Who shows the progress; default: what `settings.logging` says.
         live: Measures dynamics at step 0 and in every evaluation, if it is there.
         profile: Whether to look at some batches with torch.profiler, into `profile/` of the run folder.
+        world: The processes that train together; each computes its part of every batch, and the first one writes.
     """
 
     def __init__(
@@ -74,26 +76,30 @@ class Trainer:
         display: QuietDisplay | None = None,
         live: LiveDynamics | None = None,
         profile: bool = False,
+        world: World | None = None,
     ):
         _check_model(model, data)
         if settings.train.grad_checkpointing:
             checkpoint_gradients(model.backbone)
         self.settings, self.run, self.data, self.cuts, self.live = settings, run, data, list(cuts), live
         self.recipe_text = recipe_text
-        self.display = display or make_display(settings.logging.display)
-        self.trackers = make_trackers(settings.logging, settings.name, run.path, recipe_text)
-        self.device = pick_device(settings.train.device)
-        self.profile = StepProfile(run.path / "profile", self.device) if profile else None
+        self.world = world or World()
+        self.display = display or make_display(settings.logging.display if self.world.main else "quiet")
+        self.trackers = make_trackers(settings.logging, settings.name, run.path, recipe_text) if self.world.main else []
+        self.device = pick_device(settings.train.device) if self.world.size == 1 else self.world.device
+        self.profile = StepProfile(run.path / "profile", self.device) if profile and self.world.main else None
         self.precision = pick_precision(settings.train.precision, self.device)
+        if settings.train.sync_batchnorm and self.world.size > 1:
+            model = _with_sync_batchnorm(model, self.device)
         layout = torch.channels_last if settings.train.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)
-        self.network = torch.compile(self.model) if settings.train.compile else self.model
         self.task = task.to(self.device)
         self._make_loaders(data_settings)
         self.mixer = Mixer(data_settings.augment.mix) if data_settings.augment.mix else None
         self.updates_per_epoch = -(-len(self.train_loader) // settings.train.accumulate)
         self.optimizer = make_optimizer(self.model, settings.optim)
         self.freezer = Freezer(self.model, settings.train.freeze)
+        self._wrap()
         self.scheduler = make_scheduler(self.optimizer, settings.schedule, settings.epochs, self.updates_per_epoch)
         self.ema = self._make_ema()
         self.progress = Progress()
@@ -117,7 +123,7 @@ class Trainer:
                 while self.progress.epoch < self.settings.epochs:
                     self._train_epoch(stop)
                     self._finish_epoch()
-                    self._obey(stop)
+                    self._obey(self.world.agreed(stop.signal))
                 self._finish_run()
                 if self.profile is not None:
                     self.display.note(self.profile.unfinished())
@@ -128,21 +134,25 @@ class Trainer:
 
     def _start(self, resume: bool) -> None:
         state_file = self.run.checkpoints / "state.pt"
-        environment = describe_environment(self.device, self.precision, self.settings.seed)
+        begun = self.world.from_main(lambda: (state_file.exists(), self.run.exists() and len(self.run.metrics) > 1))
+        environment = describe_environment(self.device, self.precision, self.settings.seed) | {"processes": self.world.size}
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        if resume and not state_file.exists() and self.run.exists() and len(self.run.metrics) > 1:
+        if resume and begun == (False, True):
             raise CheckpointError(f"cannot resume: {state_file} is gone, and starting anew would overwrite the run; use another folder")
-        if resume and state_file.exists():
-            self._restore(load_training_state(state_file, self.data.hierarchy))
+        if resume and begun[0]:
+            self._restore(self.world.from_main(lambda: load_training_state(state_file, self.data.hierarchy)))
             self._check_same_data()
-            self.run.keep_events(self.progress.events)
-            self.run.note_resume(environment)
+            if self.world.main:
+                self.run.keep_events(self.progress.events)
+                self.run.note_resume(environment)
         else:
-            self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)
+            if self.world.main:
+                self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)
             self._log({"event": "start", "epochs": self.settings.epochs, "steps_per_epoch": self.updates_per_epoch, **self._sizes()})
             if self.live is not None:
-                self.live.begin()
+                if self.world.main:
+                    self.live.begin()
                 self._evaluate_both()
         for tracker in self.trackers:
             tracker.begin(self.progress.update)
@@ -157,29 +167,32 @@ class Trainer:
         progress, accumulate = self.progress, self.settings.train.accumulate
         if progress.batch == 0:
             progress.sums = {}
-            torch.manual_seed(keyed_seed(self.settings.seed, progress.epoch, 4))
+            self._seed_draws()
             if progress.epoch == 0:
                 self._keep_log_spaced()
         self.network.train()
         batches = len(self.train_loader)
         began = time.perf_counter()
         for batch in self._batches():
-            self.freezer.set(progress.epoch, batch.images.shape)
-            first = progress.batch - progress.batch % accumulate
-            if len(batch.labels):  # none is left where every image was unreadable
-                self._backward(batch, share=1 / min(accumulate, batches - first))
+            parts = self.world.parts(batch.images)
+            if self.freezer.set(progress.epoch, (2, *parts.shape)):
+                self._wrap()
+            first, more = progress.batch - progress.batch % accumulate, (progress.batch + 1) % accumulate and progress.batch + 1 < batches
+            if sum(parts.counts):  # none is left where every image was unreadable
+                self._backward(batch, parts, share=1 / min(accumulate, batches - first), more=bool(more))
             progress.batch += 1
-            progress.images += len(batch.labels)
-            if progress.batch % accumulate and progress.batch < batches:
+            progress.images += sum(parts.counts)
+            if more:
                 continue
             with self._section("update"):
                 self._update()
-            if stop.signal is not None and progress.batch < batches:
+            signal = self.world.agreed(stop.signal)
+            if signal is not None and progress.batch < batches:
                 break
         self._check_losses()
         progress.train_seconds += time.perf_counter() - began
-        if progress.batch < batches and stop.signal is not None:
-            self._obey(stop)
+        if progress.batch < batches:
+            self._obey(signal)
 
     def _batches(self) -> Iterator[Batch]:
         """Those of this epoch that are left."""
@@ -199,21 +212,25 @@ class Trainer:
         """A part of a step, timed if a profile is wanted."""
         return contextlib.nullcontext() if self.profile is None else self.profile.section(name)
 
-    def _backward(self, batch: Batch, share: float) -> None:
-        images, labels = batch.images, batch.labels
+    def _backward(self, batch: Batch, parts: Parts, share: float, more: bool) -> None:
+        """Add the gradient of a batch's loss, divided by the batches of an update; `more` of these follow."""
+        images, labels, world = batch.images, batch.labels, self.world
         if self.mixer is not None:
             with self._section("data"):
-                images, labels = self.mixer(images, labels, keyed_seed(self.settings.seed, self.progress.epoch, 5, self.progress.batch))
-        with self._section("forward"), self._autocast():
-            output = self.network(images)
-        with self._section("loss"):
-            loss, terms = self.task(output, labels, self.progress.epoch)
-        detached = {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
-        self._unchecked.append((self.progress.batch, batch.indices, detached))
-        if self.device.type == "cpu" or len(self._unchecked) == 20:  # on a GPU each look at a value waits for it
-            self._check_losses()
-        with self._section("backward"):
-            (loss * share).backward()
+                key = (self.progress.epoch, 5, self.progress.batch, *self._own_key)
+                images, labels = self.mixer(images, labels, keyed_seed(self.settings.seed, *key))
+        with self.data_parallel.no_sync() if more and world.size > 1 else contextlib.nullcontext():
+            with self._section("forward"), self._autocast():
+                output = world.scores(self.network, images, parts)
+            labels, indices = world.joined_labels(labels, parts), world.joined_indices(batch.indices, parts)
+            with self._section("loss"):
+                loss, terms = self.task(output, labels, self.progress.epoch)
+            detached = {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
+            self._unchecked.append((self.progress.batch, indices, detached))
+            if self.device.type == "cpu" or len(self._unchecked) == 20:  # on a GPU each look at a value waits for it
+                self._check_losses()
+            with self._section("backward"):
+                (loss * (share * world.size)).backward()  # DistributedDataParallel divides by their number
 
     def _update(self) -> None:
         progress, clip = self.progress, self.settings.optim.clip_norm
@@ -248,7 +265,7 @@ class Trainer:
         val, subset = self._evaluate_both(predictions)
         if predictions is not None:
             name = "val.npz" if last else f"val-epoch-{progress.epoch:04d}.npz"
-            predictions.save(self.run.predictions / name, self.data.val.ids)
+            self._keep_predictions(predictions, name, self.data.val)
         progress.eval_seconds += time.perf_counter() - began
         if val["accuracy"]["leaf"] > progress.best:
             progress.best, progress.best_epoch = val["accuracy"]["leaf"], progress.epoch
@@ -276,11 +293,12 @@ class Trainer:
     def _evaluate_both(self, predictions: PredictionLog | None = None) -> tuple[dict[str, object], dict[str, object]]:
         """What the model is worth on val and on the subset of train; dynamics are measured on the way."""
         live, epoch = self.live, self.progress.epoch
+        self.world.spread(self._evaluated())  # running statistics of batch norm are each process's own
         val = self._evaluate(self.val_loader, predictions, live and live.see_test)
         if val["images"] and not np.isfinite(val["nll"]):  # the epoch's last update broke the weights
             self._fail(f"the loss on val is {val['nll']} after epoch {epoch}", max(epoch - 1, 0))
         subset = self._evaluate(self.subset_loader, live and live.see_train, layers=live.layers if live else ())
-        if live is not None:
+        if live is not None and self.world.main:
             try:
                 live.write(self.progress.update, classifier_rows(self._evaluated(), self.data.hierarchy.num_classes))
             except DataError as error:
@@ -290,22 +308,23 @@ class Trainer:
     def _finish_run(self) -> None:
         settings, progress = self.settings, self.progress
         end = {"event": "end", "epochs": progress.epoch, "steps": progress.update, "images": progress.images}
-        end |= {"val": self.run.metrics[-1]["val"], "best_epoch": progress.best_epoch, "best_val": progress.best}
+        val = self.world.from_main(lambda: self.run.metrics[-1]["val"])
+        end |= {"val": val, "best_epoch": progress.best_epoch, "best_val": progress.best}
         if settings.checkpoints.average is not None:
             end["average_val"] = self._average()
         if settings.eval.test and self.data.test is not None:
-            load_weights(self.run.checkpoints / f"{settings.eval.test_weights}.safetensors", self._evaluated(), self.data.hierarchy)
+            self._load_weights(settings.eval.test_weights)
             predictions = PredictionLog(self.cuts, full=True) if settings.eval.predictions else None
             began = time.perf_counter()
             end["test"] = self._evaluate(self._loader(self.data.test), predictions)
             progress.eval_seconds += time.perf_counter() - began
             if predictions is not None:
-                predictions.save(self.run.predictions / "test.npz", self.data.test.ids)
+                self._keep_predictions(predictions, "test.npz", self.data.test)
         end["seconds"] = {"train": round(progress.train_seconds, 3), "eval": round(progress.eval_seconds, 3)}
-        if self.live is not None:
+        if self.live is not None and self.world.main:
             self.live.end(self.updates_per_epoch)
         self._log(end | {"peak_memory_mib": self._peak_memory()})
-        for epoch in self._averaged_epochs():
+        for epoch in self._averaged_epochs() if self.world.main else ():
             (self.run.checkpoints / f"{_of_epoch(epoch)}.safetensors").unlink(missing_ok=True)
 
     def _averaged_epochs(self) -> range:
@@ -315,10 +334,10 @@ class Trainer:
 
     def _average(self) -> dict[str, object]:
         """Write the mean of the last epochs' weights (and batch norm statistics), and return what it is worth on val."""
-        model, folder, began = self._evaluated(), self.run.checkpoints, time.perf_counter()
+        model, began = self._evaluated(), time.perf_counter()
         total: dict[str, Tensor] = {}
         for epoch in self._averaged_epochs():
-            load_weights(folder / f"{_of_epoch(epoch)}.safetensors", model, self.data.hierarchy)
+            self._load_weights(_of_epoch(epoch))
             for name, tensor in model.state_dict().items():
                 total[name] = total[name] + tensor.double() if name in total else tensor.double()
         count = len(self._averaged_epochs())
@@ -336,6 +355,7 @@ class Trainer:
             "channels": self.data.channels,
             "device": self.device,
             "channels_last": self.settings.train.channels_last,
+            "part": (self.world.rank, self.world.size),
         }
         self.train_loader = make_loader(self.data.train, train=True, seed=self.settings.seed, **self._loader_options)
         self.val_loader = self._loader(self.data.val)
@@ -352,7 +372,40 @@ class Trainer:
     def _unreadable(self) -> list[str]:
         """Ids of the images that the loaders had to leave out while training and validating."""
         found = {name for loader in (self.train_loader, self.subset_loader, self.val_loader) for name in getattr(loader, "unreadable", ())}
-        return sorted(found)
+        return sorted(set().union(*self.world.every(found)))
+
+    def _wrap(self) -> None:
+        """Make the network that is called of the model: one that adds up gradients of all processes, compiled if that is wanted."""
+        self.data_parallel = self.model
+        if self.world.size > 1:  # it learns once which parameters need a gradient
+            place = {"device_ids": [self.device]} if self.device.type == "cuda" else {}
+            self.data_parallel = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=self._has_unused(), **place)
+        self.network = torch.compile(self.data_parallel) if self.settings.train.compile else self.data_parallel
+
+    def _has_unused(self) -> bool:
+        """Whether some parameters get no gradient, which costs DistributedDataParallel a look at the graph in every step."""
+        shape = _input_size(self.data, self._loader_options["settings"].image_size)
+        if shape is None:
+            return True
+        output = self.model.eval()(torch.zeros(2, *shape, device=self.device))
+        sum(scores.float().sum() for scores in (output.leaf, *output.heads.values())).backward()
+        unused = any(parameter.requires_grad and parameter.grad is None for parameter in self.model.parameters())
+        self.model.zero_grad(set_to_none=True)
+        self.model.train()
+        return unused
+
+    @property
+    def _own_key(self) -> tuple[int, ...]:
+        """What tells the draws of this process from those of the first, which draws as one alone does."""
+        return () if self.world.main else (self.world.rank,)
+
+    def _seed_draws(self) -> None:
+        """Seed what the model draws, dropout among it, in this epoch."""
+        torch.manual_seed(keyed_seed(self.settings.seed, self.progress.epoch, 4, *self._own_key))
+
+    def _keep_predictions(self, predictions: PredictionLog, name: str, split) -> None:
+        if self.world.main:
+            predictions.save(self.run.predictions / name, split.ids)
 
     def _loader(self, split):
         return make_loader(split, train=False, **self._loader_options)
@@ -377,7 +430,8 @@ class Trainer:
             heads=self.model.cuts,
             autocast=self._autocast,
             layers=layers,
-            collect=[see for see in collect if see is not None],
+            collect=[see for see in collect if see is not None and self.world.main],
+            world=self.world,
         )
 
     def _autocast(self):
@@ -407,24 +461,24 @@ class Trainer:
         self._fail(what, self.progress.epoch, images, **facts)
 
     def _fail(self, what: str, epochs_done: int, images: str = "", **facts: object) -> None:
-        self.run.log({"event": "failed", "epoch": epochs_done + 1, "reason": what, **facts})
+        if self.world.main:
+            self.run.log({"event": "failed", "epoch": epochs_done + 1, "reason": what, **facts})
         kept = self.run.checkpoints / "state.pt"
         good = f"last good checkpoint: {kept}, after epoch {epochs_done}" if kept.exists() else "no checkpoint was saved yet"
         advice = "Try a lower optim.lr, optim.clip_norm=1, or train.precision=float32, in a new --run-dir."
         raise TrainingError(f"{what}; {good}.\n{images}{advice}")
 
-    def _obey(self, stop: StopRequest) -> None:
+    def _obey(self, signal: int | None) -> None:
         """Save and leave if somebody asked for it."""
-        if stop.signal is None or (self.progress.epoch == self.settings.epochs and not self.progress.batch):
+        if signal is None or (self.progress.epoch == self.settings.epochs and not self.progress.batch):
             return
         self._save()
         done = f"epoch {self.progress.epoch + 1}, after {self.progress.batch} of {len(self.train_loader)} batches"
-        raise Interrupted(
-            f"stopped in {done}; everything is saved in {self.run.path}. Go on with the same command and --resume", stop.signal
-        )
+        raise Interrupted(f"stopped in {done}; everything is saved in {self.run.path}. Go on with the same command and --resume", signal)
 
     def _log(self, event: dict[str, object]) -> None:
-        self.run.log(event)
+        if self.world.main:
+            self.run.log(event)
         self.progress.events += 1
         if event["event"] in ("epoch", "end"):
             for tracker in self.trackers:
@@ -446,7 +500,10 @@ class Trainer:
         }
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        save_state(self.run.checkpoints / "state.pt", state)
+        if self.world.size > 1:
+            state["draws"] = self.world.every((state["rng"], state.get("cuda_rng")))
+        if self.world.main:
+            save_state(self.run.checkpoints / "state.pt", state)
 
     def _restore(self, state: dict) -> None:
         source = self.run.checkpoints / "state.pt"
@@ -455,11 +512,24 @@ class Trainer:
         if self.ema is not None:
             load_state(source, self.ema.module, state["ema"])
         self.progress = Progress(**state["progress"])
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and "cuda_rng" in state:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        draws = state.get("draws", [(state["rng"], state.get("cuda_rng"))])
+        if len(draws) != self.world.size:  # other processes than before: nobody's draws go on
+            self._seed_draws()
+            return
+        of_cpu, of_gpu = draws[self.world.rank]
+        torch.set_rng_state(of_cpu)
+        if self.device.type == "cuda" and of_gpu is not None:
+            torch.cuda.set_rng_state(of_gpu, self.device)
+
+    def _load_weights(self, name: str) -> None:
+        """Put weights that were kept into the model that is evaluated."""
+        if self.world.main:
+            load_weights(self.run.checkpoints / f"{name}.safetensors", self._evaluated(), self.data.hierarchy)
+        self.world.spread(self._evaluated())
 
     def _save_weights(self, name: str) -> None:
+        if not self.world.main:
+            return
         facts = {"epoch": self.progress.epoch, "step": self.progress.update, **self.train_loader.normalise.facts}
         save_weights(self.run.checkpoints / f"{name}.safetensors", self._evaluated(), self.data.hierarchy, **facts)
 
@@ -471,7 +541,7 @@ class Trainer:
             self._save_weights(f"step-{update:08d}")
 
     def _check_same_data(self) -> None:
-        start = self.run.events[0] if self.run.events else {}
+        start = self.world.from_main(lambda: (self.run.events or [{}])[0])
         changed = [name for name, digest in start.get("digests", {}).items() if self._sizes()["digests"].get(name) != digest]
         if changed or "digests" not in start:
             what = f"the {' and '.join(changed)} images or labels have changed since it started" if changed else "metrics.jsonl is damaged"
@@ -515,6 +585,14 @@ def _input_size(data: Data, side: int | None) -> list[int] | None:
     if data.train.images is not None:
         return list(data.train.images.shape[1:])
     return None if side is None else [data.channels, side, side]
+
+
+def _with_sync_batchnorm(model: HierarchicalModel, device: torch.device) -> HierarchicalModel:
+    from timm.layers import convert_sync_batchnorm
+
+    if device.type != "cuda":
+        raise RecipeError("train.sync_batchnorm is for GPUs, torch has none for a CPU; leave it out, or take a net with group norm")
+    return convert_sync_batchnorm(model)
 
 
 def _check_model(model: HierarchicalModel, data: Data) -> None:

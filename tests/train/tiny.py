@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
+from timm.layers import ConvNormAct, GroupNormAct
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from hiercnn.models._plain import SmallNet, _conv
@@ -26,7 +28,10 @@ def _stages(in_chans: int):
 
 
 default_cfgs = generate_default_cfgs(
-    {"tiny_net.untrained": {"input_size": (3, 16, 16), "first_conv": "stages.0.0.conv", "classifier": "fc"}}
+    {
+        f"{name}.untrained": {"input_size": (3, 16, 16), "first_conv": "stages.0.0.conv", "classifier": "fc"}
+        for name in ("tiny_net", "group_norm_net")
+    }
 )
 
 
@@ -34,6 +39,17 @@ default_cfgs = generate_default_cfgs(
 def tiny_net(pretrained: bool = False, **options):
     """Two convolutions with batch norm; about 9 thousand parameters."""
     return build_model_with_cfg(SmallNet, "tiny_net", pretrained, build_stages=_stages, reductions=(2, 4), **options)
+
+
+@register_model
+def group_norm_net(pretrained: bool = False, **options):
+    """The same with group norm, whose scores of an image depend on no other image."""
+    return build_model_with_cfg(SmallNet, "group_norm_net", pretrained, build_stages=_grouped_stages, reductions=(2, 4), **options)
+
+
+def _grouped_stages(in_chans: int):
+    norm = partial(GroupNormAct, num_groups=4)
+    return [[ConvNormAct(chans, out, 3, stride=2, norm_layer=norm)] for chans, out in ((in_chans, 16), (16, 48))]
 
 
 def tiny(*overrides: str) -> Recipe:

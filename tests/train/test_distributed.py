@@ -1,0 +1,236 @@
+"""Several processes train as one does: the same weights, metrics and files, whoever is stopped, dies, or has nothing to do."""
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from train.tiny import BRANCHES, CHILDREN, MEASURED, tiny
+
+from hiercnn.data import DataSettings, ImageSet, in_memory, make_loader
+from hiercnn.errors import RecipeError
+from hiercnn.recipe import Run, fit
+from hiercnn.train import World, together
+
+PLAIN = ("model.backbone=group_norm_net", BRANCHES, "data.batch_size=33", "optim.clip_norm=5")  # 33 images are no even parts
+
+
+def _train(rank: int, size: int, port: int, recipe, folder: Path, resume: bool, hook) -> None:
+    """A process of torchrun's, as it were."""
+    values = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in values.items()})
+    sys.stderr = open(f"{folder}-{rank}.txt", "w", buffering=1)  # noqa: SIM115
+    torch.set_num_threads(1)
+    if hook is not None:
+        hook(rank)
+    sys.argv = ["hiercnn", "train", str(recipe), "--quiet", "--run-dir", str(folder), *["--resume"] * resume]
+    from hiercnn.cli import main
+
+    main()
+
+
+def start(size: int, recipe, folder: Path, *, resume: bool = False, hook=None) -> list:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = folder.parent / f"{folder.name}.yaml"
+    from hiercnn.recipe import to_yaml
+
+    file.write_text(to_yaml(recipe))
+    processes = [CHILDREN.Process(target=_train, args=(rank, size, port, file, folder, resume, hook)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def end(processes: list, seconds: float = 60) -> list[int]:
+    """Exit codes; a process that has not ended by then is killed and fails the test."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.1, until - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert None not in codes
+    return codes
+
+
+def events(folder: Path) -> list[dict]:
+    """Those of metrics.jsonl without what time they took."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in event.items() if key not in MEASURED} for event in found]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    ours, theirs = (load_file(folder / "checkpoints" / "last.safetensors") for folder in (one, other))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-6, rtol=1e-6)
+    for mine, yours in zip(events(one), events(other), strict=True):
+        assert _flat(mine) == pytest.approx(_flat(yours), abs=2e-5)
+
+
+def _flat(value: object, path: str = "") -> dict[str, object]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {path: value} if isinstance(value, float | int) else {path: hash(value)}
+    return {key: one for name, each in items for key, one in _flat(each, f"{path}.{name}").items()}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """One process's run of the plain recipe."""
+    return fit(tiny(*PLAIN), run_dir=tmp_path_factory.mktemp("alone") / "run").path
+
+
+# ---- parts of batches
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("storage", ["memory", "single images"])
+def test_parts_cover_every_batch_once_and_in_order(size, train, storage):
+    images = np.random.default_rng(0).integers(0, 256, (23, 3, 8, 8), dtype=np.uint8)
+    labels = np.arange(23) % 4
+    kept = in_memory(images, labels, "train")
+    if storage != "memory":
+        kept = ImageSet(
+            labels, [str(i) for i in range(23)], dataset=[(image, 0) for image in torch.from_numpy(images)], positions=np.arange(23)
+        )
+    settings = DataSettings(name="x", batch_size=7, eval_batch_size=9, augment={"crop": 1} if train else {})
+
+    def batches(part):
+        loader = make_loader(kept, settings, train=train, channels=3, seed=3, part=part)
+        return list(loader.epoch(1))
+
+    wanted, parts = batches((0, 1)), [batches((number, size)) for number in range(size)]
+    assert all(len(part) == len(wanted) for part in parts)
+    for whole, *own in zip(wanted, *parts, strict=True):
+        assert torch.equal(torch.cat([batch.indices for batch in own]), whole.indices)
+        assert torch.equal(torch.cat([batch.images for batch in own if len(batch.indices)]), whole.images)
+
+
+# ---- two are one
+
+
+def test_two_processes_train_as_one_does(alone, tmp_path):
+    assert end(start(2, tiny(*PLAIN), tmp_path / "run")) == [0, 0]
+    assert_same(alone, tmp_path / "run")
+    files = [sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) for folder in (alone, tmp_path / "run")]
+    assert files[0] == files[1]
+    for name in ("val.npz", "test.npz"):
+        with np.load(alone / "predictions" / name) as ours, np.load(tmp_path / "run" / "predictions" / name) as theirs:
+            assert np.array_equal(ours["ids"], theirs["ids"])
+            assert np.array_equal(ours["labels"], theirs["labels"])
+            np.testing.assert_allclose(ours["logits"].astype(float), theirs["logits"].astype(float), atol=2e-3)
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.accumulate=2", "epochs=3"],
+        ["train.ema=0.5", "checkpoints.average=2"],
+        ["train.freeze={steps: {0: 0, 1: none}}"],
+        ["loss={name: conditional_nll}", "model.classifier=conditional", BRANCHES],
+        ["data.storage=files", "data.batch_size=5", "dynamics={random: 2}", "eval.train_subset=300"],
+    ],
+)
+def test_two_processes_train_as_one_does_whatever_the_recipe_says(tmp_path, overrides):
+    recipe = tiny(*PLAIN, *overrides)
+    fit(recipe, run_dir=tmp_path / "one")
+    assert end(start(3, recipe, tmp_path / "three"), 120) == [0, 0, 0]
+    assert_same(tmp_path / "one", tmp_path / "three")
+
+
+def test_batch_norm_and_dropout_are_each_process_s_own_and_end_the_same(tmp_path):
+    recipe = tiny(BRANCHES, "epochs=1")
+    assert end(start(2, recipe, tmp_path / "run")) == [0, 0]
+    run = Run(tmp_path / "run")
+    assert run.finished
+    assert np.isfinite(run.end["test"]["nll"])
+
+
+# ---- stops, deaths, errors
+
+
+def _slowly(rank: int) -> None:
+    from hiercnn.train import Trainer
+
+    update = Trainer._update
+    Trainer._update = lambda self: (time.sleep(0.15), update(self))[1]
+
+
+def test_one_that_is_asked_to_stop_stops_all_and_others_go_on(alone, tmp_path):
+    processes = start(2, tiny(*PLAIN), tmp_path / "run", hook=_slowly)
+    _wait_for(tmp_path / "run" / "metrics.jsonl")
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert end(processes) == [143, 143]
+    assert "everything is saved" in Path(f"{tmp_path / 'run'}-0.txt").read_text()
+    assert not Run(tmp_path / "run").finished
+    assert end(start(3, tiny(*PLAIN), tmp_path / "run", resume=True)) == [0, 0, 0]
+    assert_same(alone, tmp_path / "run")
+
+
+def test_where_one_dies_the_others_end_and_say_why(tmp_path):
+    processes = start(2, tiny(*PLAIN, "epochs=50"), tmp_path / "run", hook=_slowly)
+    _wait_for(tmp_path / "run" / "metrics.jsonl")
+    os.kill(processes[1].pid, signal.SIGKILL)
+    assert end(processes, 60) == [2, -9]
+    said = Path(f"{tmp_path / 'run'}-0.txt").read_text()
+    assert re.search("process 0 of 2 cannot go on: another one has ended or cannot be reached", said)
+    assert "Traceback" not in said
+
+
+def _wait_for(file: Path) -> None:
+    until = time.monotonic() + 60
+    while not (file.exists() and file.stat().st_size):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_what_the_first_refuses_all_refuse(alone, tmp_path):
+    assert end(start(2, tiny(*PLAIN), alone)) == [2, 2]
+    assert end(start(2, tiny("seed=3"), alone, resume=True)) == [2, 2]
+    for number in (0, 1):
+        assert "was made with another recipe; these differ" in Path(f"{alone}-{number}.txt").read_text()
+
+
+def test_a_loss_that_is_not_finite_ends_all(tmp_path):
+    assert end(start(2, tiny(*PLAIN, "optim.lr=1e30", "optim.clip_norm=null"), tmp_path / "run")) == [2, 2]
+    assert [event["event"] for event in events(tmp_path / "run")].count("failed") == 1
+
+
+# ---- alone
+
+
+def test_without_torchrun_one_is_alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with together() as world:
+        assert (world.rank, world.size, world.main) == (0, 1, True)
+    assert World().agreed(None) is None
+    assert World().from_main(lambda: 3) == 3
+    assert World().every("a") == ["a"]
+
+
+def test_there_must_be_a_gpu_for_every_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(RecipeError, match="torchrun started process 1 on this machine, which has 1 GPUs"), together():
+        pass
+
+
+def test_sync_batchnorm_is_for_gpus(tmp_path):
+    processes = start(2, tiny("train.sync_batchnorm=true"), tmp_path / "run")
+    assert end(processes) == [2, 2]
+    assert "train.sync_batchnorm is for GPUs" in Path(f"{tmp_path / 'run'}-0.txt").read_text()
