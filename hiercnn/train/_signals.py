@@ -13,8 +13,12 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Catch the first SIGINT or SIGTERM; a second one acts as usual. Does nothing outside the main thread."""
+def stop_on_signals(patient: bool = False) -> Iterator[StopRequest]:
+    """Catch the first SIGINT or SIGTERM; a second one acts as usual. Does nothing outside the main thread.
+
+    Args:
+        patient: Later ones are caught too: torchrun passes on what its processes have got already.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -23,7 +27,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: object) -> None:
         request.signal = number
-        signal.signal(number, before[number])
+        if not patient:
+            signal.signal(number, before[number])
 
     for number in before:
         signal.signal(number, ask)

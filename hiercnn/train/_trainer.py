@@ -117,7 +117,7 @@ class Trainer:
             CheckpointError: The run folder cannot be used or written.
         """
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), stop_on_signals() as stop:
+        with torch.random.fork_rng(devices=devices), stop_on_signals(patient=self.world.size > 1) as stop:
             self._start(resume)
             try:
                 while self.progress.epoch < self.settings.epochs:
@@ -473,6 +473,7 @@ class Trainer:
         if signal is None or (self.progress.epoch == self.settings.epochs and not self.progress.batch):
             return
         self._save()
+        self.world.every(None)  # nobody leaves before that, or torchrun would end the first while it saves
         done = f"epoch {self.progress.epoch + 1}, after {self.progress.batch} of {len(self.train_loader)} batches"
         raise Interrupted(f"stopped in {done}; everything is saved in {self.run.path}. Go on with the same command and --resume", signal)
 
