@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hiercnn.diagnose._groups import class_titles, group_titles, parent_groups
+from hiercnn.diagnose._groups import class_titles, parent_groups
 from hiercnn.errors import DataError, ShapeError, shorten
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.ops import class_sums
@@ -147,12 +147,6 @@ class Evidence:
     def parents(self) -> Cut:
         """The classes by their parent."""
         return parent_groups(self.tree)
-
-    @cached_property
-    def parent_titles(self) -> list[str]:
-        """Readable name of each class's parent [C]."""
-        names = group_titles(self.tree, self.parents)
-        return [names[group] for group in self.parents.groups]
 
     def notes(self) -> list[str]:
         """What the detectors cannot tell anything of, one sentence each."""

@@ -35,8 +35,9 @@ def homonym_class(evidence: Evidence, *, share: Annotated[float, Field(gt=0, le=
         rows = resembled[evidence.labels == label]
         votes = np.bincount(rows.argmax(1), minlength=len(parents))
         one = votes.argmax()
-        other = np.where(far == far[one], 0, votes).argmax()
-        if votes[other] >= share * len(rows):
+        elsewhere = np.where(far == far[one], 0, votes)
+        other = elsewhere.argmax()
+        if elsewhere[other] >= share * len(rows):
             score = _entropy(rows.mean(0)) - _entropy(rows).mean()
             findings.append(_finding(evidence, int(label), float(score), (int(one), int(other)), votes))
     return ranked(findings)

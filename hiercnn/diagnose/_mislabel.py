@@ -30,7 +30,9 @@ def mislabel(
         values = slip_odds(evidence.probabilities, labels, tree, nearness=nearness)
     else:
         values = (evidence.of_best - evidence.of_label) * tree.distances(labels, predicted)
-    return ranked([Finding(float(values[i]), _sentence(evidence, i), int(i), classes=_names(evidence, i)) for i in _wrong(evidence)])
+    meet = tree.lca(tree.leaf_nodes[labels], tree.leaf_nodes[predicted])
+    wrong = np.flatnonzero(predicted != labels)
+    return ranked([Finding(float(values[i]), _sentence(evidence, i, meet[i]), int(i), classes=_names(evidence, i)) for i in wrong])
 
 
 def slip_odds(probabilities: np.ndarray, labels: np.ndarray, tree: Hierarchy, *, nearness: float = 0.5) -> np.ndarray:
@@ -86,18 +88,14 @@ def _below(sums: np.ndarray, tree: Hierarchy, nodes: np.ndarray) -> np.ndarray:
     return sums[rows, tree.stops[nodes] - 1] - np.where(starts > 0, sums[rows, starts - 1], 0.0)
 
 
-def _wrong(evidence: Evidence) -> np.ndarray:
-    return np.flatnonzero(evidence.predicted != evidence.labels)
-
-
 def _names(evidence: Evidence, image: int) -> tuple[str, str]:
     classes = evidence.tree.classes
     return classes[evidence.labels[image]], classes[evidence.predicted[image]]
 
 
-def _sentence(evidence: Evidence, image: int) -> str:
-    label, best = evidence.labels[image], evidence.predicted[image]
-    titles, groups = evidence.titles, evidence.parent_titles
-    where = f"also of {groups[label]}" if groups[label] == groups[best] else f"of {groups[best]}, not of {groups[label]}"
-    seen = f"looks like {titles[best]} ({evidence.of_best[image]:.1%})"
-    return f"labelled {titles[label]} ({evidence.of_label[image]:.2%}), but {seen}, {where}"
+def _sentence(evidence: Evidence, image: int, meet: int) -> str:
+    label, best, titles = evidence.labels[image], evidence.predicted[image], evidence.titles
+    both = f"both are {evidence.tree.titles[meet]}" if meet else "the two have no group in common"
+    return (
+        f"labelled {titles[label]} ({evidence.of_label[image]:.2%}), but looks like {titles[best]} ({evidence.of_best[image]:.1%}); {both}"
+    )

@@ -16,7 +16,7 @@ from hiercnn.settings import checked_options
 def multi_object(
     evidence: Evidence, *, together: Annotated[float, Field(gt=0, le=1)] = 0.7, top: Annotated[int, Field(ge=2)] = 5
 ) -> list[Finding]:
-    """Images whose prediction is of another top-level group than the label, the two with nearly all of the probability; by that of the label.
+    """Images whose label and prediction are of different top-level groups and have nearly all probability; by that of the label.
 
     Args:
         together: What the probabilities of label and prediction should exceed together.

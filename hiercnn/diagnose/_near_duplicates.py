@@ -15,14 +15,14 @@ BLOCK = 2**24  # similarities looked at together
 
 @detectors.register("near_duplicates")
 @checked_options
-def near_duplicates(evidence: Evidence, *, quantile: Annotated[float, Field(gt=0, lt=1)] = 0.999) -> list[Finding]:
+def near_duplicates(evidence: Evidence, *, quantile: Annotated[float, Field(gt=0, lt=1)] = 0.99) -> list[Finding]:
     """Images with a neighbour in another split that is nearer than images of different classes get.
 
-    Features are centred on the mean of both splits and compared by cosine. Of each image the nearest one of the other split counts, whatever
-    its class, if it is nearer than a quantile of what images have as their nearest neighbour of another class.
+    Features are centred on the mean of both splits and compared by cosine. Of each image the nearest one of the other split counts,
+    whatever its class, if it is nearer than a quantile of what images have as their nearest neighbour of another class.
 
     Args:
-        quantile: Of the nearest neighbours of another class.
+        quantile: Of the nearest neighbours of another class; the rest of them may be copies with another label.
 
     Raises:
         DataError: No features, or no other split.

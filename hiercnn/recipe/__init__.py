@@ -2,6 +2,8 @@
 
 from hiercnn.recipe._build import build_data, build_hierarchy, build_recipe_model, build_source, build_task, report_cuts
 from hiercnn.recipe._cluster import Clustered, charged_cost, cluster_run
+from hiercnn.recipe._diagnose import COLUMNS as FAULT_COLUMNS
+from hiercnn.recipe._diagnose import Diagnosis, diagnose_run
 from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_steps
 from hiercnn.recipe._early import Early, early_heads, early_predictor, input_size
 from hiercnn.recipe._export import Exported, export_run
@@ -14,7 +16,9 @@ from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
 
 __all__ = [
+    "FAULT_COLUMNS",
     "Clustered",
+    "Diagnosis",
     "Dynamics",
     "Early",
     "Exported",
@@ -29,6 +33,7 @@ __all__ = [
     "calibrate_run",
     "charged_cost",
     "cluster_run",
+    "diagnose_run",
     "differing_keys",
     "dynamics_of_run",
     "early_heads",

@@ -9,7 +9,7 @@ import torch
 
 from hiercnn.data import Data, ImageSet, make_loader, members
 from hiercnn.dynamics import Look, look
-from hiercnn.errors import CheckpointError, DataError, RecipeError, shorten
+from hiercnn.errors import CheckpointError, DataError, Interrupted, RecipeError, shorten
 from hiercnn.hierarchy import save_hierarchy
 from hiercnn.models import PENULTIMATE, HierarchicalModel, exact_scores
 from hiercnn.recipe._build import taught_hierarchy
@@ -78,15 +78,8 @@ def out_of_fold(
 def fold_recipe(recipe: Recipe) -> Recipe:
     """A run's recipe as a fold trains it: evaluated once, the last weights kept, nothing measured or logged on the way."""
     once = recipe.eval.model_copy(update={"every": recipe.epochs, "test": False, "test_weights": "last"})
-    return recipe.model_copy(
-        update={
-            "eval": once,
-            "checkpoints": CheckpointSettings(),
-            "dynamics": None,
-            "search": None,
-            "logging": LoggingSettings(display="quiet"),
-        }
-    )
+    quiet = {"checkpoints": CheckpointSettings(), "dynamics": None, "search": None, "logging": LoggingSettings(display="quiet")}
+    return recipe.model_copy(update={"eval": once, **quiet})
 
 
 def look_at(recipe: Recipe, model: HierarchicalModel, images: ImageSet, channels: int, device: str = "auto") -> Look:
@@ -112,7 +105,10 @@ def _trained(recipe: Recipe, part: Data, run: Run, name: str, tell: Tell) -> Run
         trainer = build_trainer(recipe, part, run)
         if not begun and recipe.hierarchy is not None and recipe.hierarchy.cluster is not None:
             save_hierarchy(taught_hierarchy(recipe, part.hierarchy), run.clustered_file)
-        trainer.fit(resume=begun)
+        try:
+            trainer.fit(resume=begun)
+        except Interrupted as stop:
+            raise Interrupted(f"stopped in {name}; the same command goes on from the last checkpoint", stop.signal) from None
     return run
 
 
