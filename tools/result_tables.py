@@ -7,7 +7,7 @@
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
 title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `train.csv` what
 bench_train.py does, `ops.csv` what bench_ops.py does; in tools/results, `agreement.csv` is what tree_agreement.py writes,
-`decisions.csv` what decision_rules.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a table stands between
+`decisions.csv` what decision_rules.py does, `faults.csv` what label_faults.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a table stands between
 `<!-- table NAME -->` and `<!-- end -->`.
 """
 
@@ -182,6 +182,28 @@ def bias(cut: str = "20 groups") -> str:
     return f"{markdown_table(lines)}\n\n{said}"
 
 
+def faults() -> str:
+    """What of injected faults the detectors find, from tools/results/faults.csv: means over seeds, a pair of columns a setting."""
+    with open(RESULTS / "faults.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    settings = list(dict.fromkeys(row["images"] for row in rows))
+    lines = [["detector", "fault", *(f"{int(images):,} images: {what}" for images in settings for what in ("precision", "AP"))]]
+    for detector, fault in dict.fromkeys((row["detector"], row["fault"]) for row in rows):
+        line = [detector, fault]
+        for images in settings:
+            mine = [row for row in rows if (row["detector"], row["fault"], row["images"]) == (detector, fault, images)]
+            line += [_mean([float(row[key]) for row in mine]) if mine else "" for key in ("precision", "average precision")]
+        lines.append(line)
+    said = []
+    for images in settings:
+        mine = [row for row in rows if row["images"] == images]
+        right = _mean([float(row["accuracy"]) for row in mine if row["experiment"] == "labels"])
+        seeds = ", ".join(sorted({row["seed"] for row in mine}))
+        places = "; ".join(sorted({f"{row['machine']}, commit {row['commit']}" for row in mine}))
+        said.append(f"{int(images):,} images: seeds {seeds}, out-of-fold accuracy {right}, {places}")
+    return f"{markdown_table(lines)}\n\nMean ± sd; precision among as many findings as there are faults. {'. '.join(said)}."
+
+
 def _mean(values: list[float]) -> str:
     sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{sd}"
@@ -189,7 +211,7 @@ def _mean(values: list[float]) -> str:
 
 def rewritten(readme: str) -> str:
     """The README with every marked table made anew."""
-    made = {"step": step, "train": train, "ops": ops, "agreement": agreement, "decisions": decisions, "bias": bias}
+    made = {"step": step, "train": train, "ops": ops, "agreement": agreement, "decisions": decisions, "bias": bias, "faults": faults}
     return MARKED.sub(lambda match: f"{match[1]}\n{made[match[2]]() if match[2] in made else comparison(match[2])}\n\n{match[3]}", readme)
 
 
