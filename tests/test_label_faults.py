@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from train.tiny import tiny
 
+from hiercnn import fit
 from hiercnn.recipe import build_data, build_hierarchy, build_source, to_yaml
 
 pytest.importorskip("cleanlab", reason="needs cleanlab (pip install hiercnn[dev])")
@@ -33,10 +34,10 @@ def data():
 
 
 def test_wrong_labels_are_of_two_kinds_and_no_image_is_both(tool, data):
-    changed, faults = tool.module.with_wrong_labels(data, 0)
+    labels, faults = tool.module.wrong_labels(data.train.labels, data.hierarchy, 0)
     assert {kind: len(images) for kind, images in faults.items()} == {"near": 36, "far": 36}
     every = np.concatenate(list(faults.values()))
-    assert sorted(every) == np.flatnonzero(changed.train.labels != data.train.labels).tolist()
+    assert sorted(every) == np.flatnonzero(labels != data.train.labels).tolist()
 
 
 def test_every_class_has_one_fault_at_most(tool, data):
@@ -65,6 +66,14 @@ def test_a_row_for_every_detector_and_fault(tool, tmp_path, capsys):
     assert float(same["mislabel, nearness 0"]) == pytest.approx(float(same["cleanlab self_confidence"]), abs=0.02)
     moves = [row for row in rows if row["experiment"] == "moves"]
     assert moves[0] == moves[1]
+
+
+def test_test_images_of_a_run_are_judged_as_well(tool, tmp_path, capsys):
+    run = fit(tiny("epochs=1", "data.render_test=27"), run_dir=tmp_path / "run")
+    rows = list(tool.module.of_run(run.path, 2))
+    assert {row[0] for row in rows} == {"5 a class, held out"}
+    assert {(row[1], row[4]) for row in rows} == {("labels", fault) for fault in ("near and far", "near", "far")} | {("moves", "moved")}
+    assert {row[8] for row in rows} == {36 * 27}
 
 
 def test_mistyped_recipes_are_told(tool, capsys, tmp_path):

@@ -4,14 +4,15 @@
 
 Three experiments a seed: `labels` relabels 2 % of the images of each class nearby and 2 % far off, judged by the mislabel detector and by
 the scores of cleanlab, on the same probabilities; `classes` splits some classes in two, widens some by half of a sibling's images and
-merges some with one far away; `moves` hangs classes elsewhere in the tree, on the predictions of `labels`. A row tells the faults, the
-precision among as many findings as there are faults (equal to recall there), and the average precision.
+merges some with one far away; `moves` hangs classes elsewhere in the tree, on the predictions of `labels`. With `--runs` the test images
+of finished runs, whose networks have learnt right labels, are judged after their labels were made wrong, and with classes hung elsewhere.
+A row tells the faults, the precision among as many findings as there are faults (equal to recall there), and the average precision.
 """
 
 import argparse
 import csv
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from hiercnn.data import Data
 from hiercnn.diagnose import Evidence, Finding, detectors, inject
 from hiercnn.errors import HierCNNError
 from hiercnn.hierarchy import Hierarchy
-from hiercnn.recipe import Recipe, build_data, build_hierarchy, build_source, load_recipe, out_of_fold
+from hiercnn.recipe import Recipe, Run, build_data, build_hierarchy, build_source, load_recipe, out_of_fold, run_scores
 from hiercnn.train import device_name, git_commit, pick_device
 
 SHARE = 0.02  # of each class, near and far
@@ -36,7 +37,20 @@ OURS = {
     "mislabel, nearness 1": {"nearness": 1.0},
     "mislabel, margin": {"score": "margin"},
 }
-COLUMNS = ("experiment", "seed", "detector", "fault", "faults", "precision", "average precision", "images", "accuracy", "machine", "commit")
+COLUMNS = (
+    "setting",
+    "experiment",
+    "seed",
+    "detector",
+    "fault",
+    "faults",
+    "precision",
+    "average precision",
+    "images",
+    "accuracy",
+    "machine",
+    "commit",
+)
 
 
 class Row(NamedTuple):
@@ -47,12 +61,12 @@ class Row(NamedTuple):
     found: inject.Found
 
 
-def with_wrong_labels(data: Data, seed: int) -> tuple[Data, dict[str, np.ndarray]]:
-    """Data with wrong labels, and the positions of those that are near and far."""
-    near = inject.relabel(data.train.labels, data.hierarchy, SHARE, "near", seed)
-    untouched = np.setdiff1d(np.arange(len(data.train)), near.images)
-    far = inject.relabel(near.labels, data.hierarchy, SHARE, "far", seed, among=untouched)
-    return replace(data, train=replace(data.train, labels=far.labels)), {"near": near.images, "far": far.images}
+def wrong_labels(labels: np.ndarray, tree: Hierarchy, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Labels of which some are wrong, and the positions of those that are near and far."""
+    near = inject.relabel(labels, tree, SHARE, "near", seed)
+    untouched = np.setdiff1d(np.arange(len(labels)), near.images)
+    far = inject.relabel(near.labels, tree, SHARE, "far", seed, among=untouched)
+    return far.labels, {"near": near.images, "far": far.images}
 
 
 def with_faulty_classes(data: Data, seed: int, count: int) -> tuple[Data, dict[str, list[tuple[str, ...]]]]:
@@ -126,29 +140,53 @@ def of_moves(evidence: Evidence, seed: int, count: int) -> Row:
     return counted("misplaced_class", "moved", findings, [(name,) for name in names], tuple)
 
 
-def counted(detector: str, kind: str, findings: Sequence[Finding], faults: Sequence[Hashable], key) -> Row:
+def counted(
+    detector: str, kind: str, findings: Sequence[Finding], faults: Sequence[Hashable], key: Callable[[tuple[str, ...]], Hashable]
+) -> Row:
     return Row(detector, kind, inject.found([key(finding.classes) for finding in findings], faults))
 
 
-def measured(arguments: argparse.Namespace, overrides: list[str]) -> Iterator[list[object]]:
-    place = [device_name(pick_device("auto")), git_commit()]
+def of_recipe(arguments: argparse.Namespace) -> Iterator[list[object]]:
+    """Rows of a recipe's training images, judged out of fold."""
     for seed in arguments.seeds:
-        recipe = load_recipe(arguments.recipe, [*overrides, f"seed={seed}"])
+        recipe = load_recipe(arguments.recipe, [*arguments.overrides, f"seed={seed}"])
         data = build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
-        folder = arguments.out / f"seed{seed}"
+        setting, folder = f"{each(data.train.labels, data.hierarchy)} a class, out of fold", arguments.out / f"seed{seed}"
         for experiment in arguments.experiments:
             if experiment == "classes":
                 changed, faults = with_faulty_classes(data, seed, arguments.count)
                 evidence = judged(recipe, changed, folder / "classes", arguments.folds)
                 rows = list(of_classes(evidence, faults))
             else:
-                changed, wrong = with_wrong_labels(data, seed)
+                labels, wrong = wrong_labels(data.train.labels, data.hierarchy, seed)
+                changed = replace(data, train=replace(data.train, labels=labels))
                 evidence = judged(recipe, changed, folder / "labels", arguments.folds)
                 rows = [of_moves(evidence, seed, arguments.count)] if experiment == "moves" else list(of_labels(evidence, wrong))
-            accuracy = round(float((evidence.predicted == evidence.labels).mean()), 4)
-            for row in rows:
-                numbers = [row.found.faults, round(row.found.precision, 4), round(row.found.average_precision, 4)]
-                yield [experiment, seed, row.detector, row.fault, *numbers, len(evidence), accuracy, *place]
+            yield from lines(setting, experiment, seed, evidence, rows)
+
+
+def of_run(path: Path, count: int) -> Iterator[list[object]]:
+    """Rows of a run's test images: its network learnt right labels, and these are made wrong."""
+    run = Run(path)
+    logits, right, _ = run_scores(run, run.model, "test")
+    tree, seed, sizes = run.hierarchy, run.recipe.seed, run.start["sizes"]
+    labels, wrong = wrong_labels(right.numpy(), tree, seed)
+    evidence, setting = Evidence(tree, labels, logits.softmax(1).numpy()), f"{sizes['train'] // tree.num_classes} a class, held out"
+    yield from lines(setting, "labels", seed, evidence, of_labels(evidence, wrong))
+    yield from lines(setting, "moves", seed, evidence, [of_moves(evidence, seed, count)])
+
+
+def lines(setting: str, experiment: str, seed: int, evidence: Evidence, rows: Iterable[Row]) -> Iterator[list[object]]:
+    accuracy = round(float((evidence.predicted == evidence.labels).mean()), 4)
+    place = [device_name(pick_device("auto")), git_commit()]
+    for row in rows:
+        numbers = [row.found.faults, round(row.found.precision, 4), round(row.found.average_precision, 4)]
+        yield [setting, experiment, seed, row.detector, row.fault, *numbers, len(evidence), accuracy, *place]
+
+
+def each(labels: np.ndarray, tree: Hierarchy) -> int:
+    """Images of a class, on the mean."""
+    return round(len(labels) / tree.num_classes)
 
 
 def main() -> None:
@@ -160,18 +198,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=6, help="classes of each fault")
     parser.add_argument("--experiments", nargs="+", choices=("labels", "classes", "moves"), default=["labels", "classes", "moves"])
     parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder of the folds")
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="finished runs whose test images are judged as well")
     parser.add_argument("--csv", type=Path, help="file to append rows to")
     arguments = parser.parse_args()
     if arguments.csv is not None and not arguments.csv.parent.is_dir():
         parser.error(f"--csv: there is no folder {arguments.csv.parent}")  # before an hour of training
     try:
-        rows = list(measured(arguments, arguments.overrides))
+        rows = [*of_recipe(arguments), *(row for run in arguments.runs for row in of_run(run, arguments.count))]
     except HierCNNError as error:
         print(f"label_faults: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    shown = Table(*COLUMNS[:9])
+    shown = Table(*COLUMNS[:10])
     for row in rows:
-        shown.add_row(*map(str, row[:9]))
+        shown.add_row(*map(str, row[:10]))
     Console(width=None if sys.stdout.isatty() else 180).print(shown)
     if arguments.csv is not None:
         new = not arguments.csv.exists()

@@ -7,7 +7,8 @@
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
 title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `train.csv` what
 bench_train.py does, `ops.csv` what bench_ops.py does; in tools/results, `agreement.csv` is what tree_agreement.py writes,
-`decisions.csv` what decision_rules.py does, `faults.csv` what label_faults.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a table stands between
+`decisions.csv` what decision_rules.py does, `faults.csv` what
+label_faults.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a table stands between
 `<!-- table NAME -->` and `<!-- end -->`.
 """
 
@@ -183,25 +184,28 @@ def bias(cut: str = "20 groups") -> str:
 
 
 def faults() -> str:
-    """What of injected faults the detectors find, from tools/results/faults.csv: means over seeds, a pair of columns a setting."""
+    """What of injected faults the detectors find, from tools/results/faults.csv: precision, mean over seeds, a column a setting."""
     with open(RESULTS / "faults.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    settings = list(dict.fromkeys(row["images"] for row in rows))
-    lines = [["detector", "fault", *(f"{int(images):,} images: {what}" for images in settings for what in ("precision", "AP"))]]
+    settings, lines, said = list(dict.fromkeys(row["setting"] for row in rows)), [], []
     for detector, fault in dict.fromkeys((row["detector"], row["fault"]) for row in rows):
         line = [detector, fault]
-        for images in settings:
-            mine = [row for row in rows if (row["detector"], row["fault"], row["images"]) == (detector, fault, images)]
-            line += [_mean([float(row[key]) for row in mine]) if mine else "" for key in ("precision", "average precision")]
+        for setting in settings:
+            mine = [row for row in rows if (row["detector"], row["fault"], row["setting"]) == (detector, fault, setting)]
+            line.append(f"{_mean([float(row['precision']) for row in mine])} ({_mean_alone(mine)})" if mine else "")
         lines.append(line)
-    said = []
-    for images in settings:
-        mine = [row for row in rows if row["images"] == images]
+    for setting in settings:
+        mine = [row for row in rows if row["setting"] == setting]
         right = _mean([float(row["accuracy"]) for row in mine if row["experiment"] == "labels"])
-        seeds = ", ".join(sorted({row["seed"] for row in mine}))
         places = "; ".join(sorted({f"{row['machine']}, commit {row['commit']}" for row in mine}))
-        said.append(f"{int(images):,} images: seeds {seeds}, out-of-fold accuracy {right}, {places}")
-    return f"{markdown_table(lines)}\n\nMean ± sd; precision among as many findings as there are faults. {'. '.join(said)}."
+        seeds = ", ".join(sorted({row["seed"] for row in mine}))
+        said.append(f"{setting}: {int(mine[0]['images']):,} images, seeds {seeds}, accuracy {right}, {places}")
+    table = markdown_table([["detector", "fault", *settings], *lines])
+    return f"{table}\n\nPrecision among as many findings as there are faults, mean ± sd (average precision). {'. '.join(said)}."
+
+
+def _mean_alone(rows: list[dict[str, str]]) -> str:
+    return f"{statistics.fmean(float(row['average precision']) for row in rows):.2f}"
 
 
 def _mean(values: list[float]) -> str:
