@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 
@@ -14,16 +15,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
 
 
-def checked_options(init: Callable[..., None]) -> Callable[..., None]:
-    """Decorator of `__init__`: arguments become what their type hints say, or RecipeError names all that cannot."""
-    validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))(init)
+def checked_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of `__init__` or of a function: arguments become what their type hints say, or RecipeError names all that cannot."""
+    validated = validate_call(config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))(function)
 
-    @wraps(init)
-    def checked(self, *args, **kwargs) -> None:
+    @wraps(function)
+    def checked(*args, **kwargs) -> Any:
         try:
-            validated(self, *args, **kwargs)
+            return validated(*args, **kwargs)
         except ValidationError as error:
+            name = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
             problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']} (got {one['input']!r})" for one in error.errors())
-            raise RecipeError(f"{type(self).__name__}: " + "; ".join(problems)) from None
+            raise RecipeError(f"{name}: " + "; ".join(problems)) from None
 
     return checked

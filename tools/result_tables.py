@@ -7,7 +7,8 @@
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
 title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `train.csv` what
 bench_train.py does, `ops.csv` what bench_ops.py does; in tools/results, `agreement.csv` is what tree_agreement.py writes,
-`decisions.csv` what decision_rules.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a table stands between
+`decisions.csv` what decision_rules.py does, `faults.csv` what
+label_faults.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a table stands between
 `<!-- table NAME -->` and `<!-- end -->`.
 """
 
@@ -182,6 +183,31 @@ def bias(cut: str = "20 groups") -> str:
     return f"{markdown_table(lines)}\n\n{said}"
 
 
+def faults() -> str:
+    """What of injected faults the detectors find, from tools/results/faults.csv: precision, mean over seeds, a column a setting."""
+    with open(RESULTS / "faults.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if not row["detector"].endswith("adjusted")]  # these do worse
+    settings, lines, said = list(dict.fromkeys(row["setting"] for row in rows)), [], []
+    for detector, fault in dict.fromkeys((row["detector"], row["fault"]) for row in rows):
+        line = [detector, fault]
+        for setting in settings:
+            mine = [row for row in rows if (row["detector"], row["fault"], row["setting"]) == (detector, fault, setting)]
+            line.append(f"{_mean([float(row['precision']) for row in mine])} ({_mean_alone(mine)})" if mine else "")
+        lines.append(line)
+    for setting in settings:
+        mine = [row for row in rows if row["setting"] == setting]
+        right = _mean(list({row["seed"]: float(row["accuracy"]) for row in mine if row["experiment"] == "labels"}.values()))
+        places = "; ".join(sorted({f"{row['machine']}, commit {row['commit']}" for row in mine}))
+        seeds = ", ".join(sorted({row["seed"] for row in mine}))
+        said.append(f"{setting}: {int(mine[0]['images']):,} images, seeds {seeds}, accuracy {right}, {places}")
+    table = markdown_table([["detector", "fault", *settings], *lines])
+    return f"{table}\n\nPrecision among as many findings as there are faults, mean ± sd (average precision). {'. '.join(said)}."
+
+
+def _mean_alone(rows: list[dict[str, str]]) -> str:
+    return f"{statistics.fmean(float(row['average precision']) for row in rows):.2f}"
+
+
 def _mean(values: list[float]) -> str:
     sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{sd}"
@@ -189,7 +215,7 @@ def _mean(values: list[float]) -> str:
 
 def rewritten(readme: str) -> str:
     """The README with every marked table made anew."""
-    made = {"step": step, "train": train, "ops": ops, "agreement": agreement, "decisions": decisions, "bias": bias}
+    made = {"step": step, "train": train, "ops": ops, "agreement": agreement, "decisions": decisions, "bias": bias, "faults": faults}
     return MARKED.sub(lambda match: f"{match[1]}\n{made[match[2]]() if match[2] in made else comparison(match[2])}\n\n{match[3]}", readme)
 
 

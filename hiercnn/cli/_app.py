@@ -165,6 +165,32 @@ def dynamics(
 
 
 @app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A finished run folder with weights: runs/cifar100-flat.")],
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Judge train: train so many networks, each without a part of it, or reuse those there.")
+    ] = None,
+    side: Annotated[str | None, typer.Option(help="test, val, or train (with --folds). Default: test, or val if there is none.")] = None,
+    detector: Annotated[list[str] | None, typer.Option(help="A detector, such as mislabel; may be repeated. Default: all.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Suspicions of each detector to print; files hold all.")] = 10,
+    form: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="Folder for the CSV files. Default: diagnose/ in the run folder.")] = None,
+    weights: Annotated[str, typer.Option(help="last, best, average or step-….")] = "last",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    trust_imports: Trust = False,
+) -> None:
+    """Find faults in data and labels: wrong labels, classes that are one or two, misplaced ones, images in two splits."""
+    from hiercnn.cli._diagnose import FORMATS, print_diagnosis
+    from hiercnn.errors import RecipeError
+    from hiercnn.recipe import Run
+
+    if form not in FORMATS:
+        raise RecipeError(f"--format: wanted {', '.join(FORMATS)}, got '{form}'")
+    options = {"side": side, "folds": folds, "weights": weights, "out": out, "device": device}
+    print_diagnosis(Run(run, trust_imports=trust_imports), detector, form, top, **options)
+
+
+@app.command()
 def predict(
     source: Annotated[
         str, typer.Argument(metavar="RUN", help="A run folder, a folder of `hiercnn export`, or an ImageNet model of timm: resnet50.")

@@ -68,9 +68,7 @@ class ImageSet:
 
     def members(self, classes: int) -> list[np.ndarray]:
         """Indices of the images of each label below `classes`, in order."""
-        order = np.argsort(self.labels, kind="stable")
-        ends = np.searchsorted(self.labels[order], np.arange(classes + 1))
-        return [order[start:stop] for start, stop in pairwise(ends)]
+        return members(self.labels, classes)
 
     def fetch(self, index: int):
         """One image: a PIL image (files), a uint8 tensor [channels, H, W] (memory), or what the Dataset gives.
@@ -86,6 +84,13 @@ class ImageSet:
         if hasattr(image, "getbands"):
             return image if image.mode == "L" else to_rgb(image)
         return torch.as_tensor(image) if isinstance(image, np.ndarray) else image
+
+
+def members(labels: np.ndarray, classes: int) -> list[np.ndarray]:
+    """Positions of each label below `classes`, in order."""
+    order = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels[order], np.arange(classes + 1))
+    return [order[start:stop] for start, stop in pairwise(ends)]
 
 
 def open_image(file: Path | BinaryIO, name: str | None = None, *, max_pixels: int | None = None):

@@ -1,10 +1,11 @@
 """Training labels made worse on purpose: wrong ones, and ones that name a group instead of a class. Val and test stay as they are."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from hiercnn.data._image_set import ImageSet
+from hiercnn.data._image_set import ImageSet, members
 from hiercnn.data._settings import CoarseLabels, LabelNoise
 from hiercnn.errors import DataError, HierarchyError
 from hiercnn.hierarchy import Cut, Hierarchy, chosen_cuts
@@ -35,16 +36,22 @@ def _noisy(train: ImageSet, tree: Hierarchy, noise: LabelNoise, rng: np.random.G
     """In every class the same share of images gets a wrong label, drawn evenly from the classes that `kind` allows."""
     cut = _cut(tree, noise, "label_noise")
     groups = np.zeros(tree.num_classes) if cut is None else cut.groups
-    wrong = train.labels.copy()
-    for label, of_class in enumerate(train.members(tree.num_classes)):
+    candidates = []
+    for label in range(tree.num_classes):
         same = groups == groups[label]
         others = np.flatnonzero(same if noise.kind != "far" else ~same)
-        others = others[others != label]
-        if not len(others):
+        candidates.append(others[others != label])
+        if not len(candidates[-1]):
             cure = "choose another cut, or kind: uniform" if noise.kind == "near" else "there is no other class"
             raise DataError(f"data.label_noise: class '{tree.classes[label]}' is alone in its group of the cut; {cure}")
-        members = rng.permutation(of_class)
-        chosen = members[: round(noise.share * len(members))]
+    return wrong_labels(train.labels, candidates, noise.share, rng)
+
+
+def wrong_labels(labels: np.ndarray, candidates: Sequence[np.ndarray], share: float, rng: np.random.Generator) -> np.ndarray:
+    """Labels [N] of which in every class the same share is wrong, drawn evenly from the class's candidates [C]; others stay as they are."""
+    wrong = labels.copy()
+    for of_class, others in zip(members(labels, len(candidates)), candidates, strict=True):
+        chosen = rng.permutation(of_class)[: round(share * len(of_class))]
         wrong[chosen] = rng.choice(others, len(chosen))
     return wrong
 

@@ -19,10 +19,11 @@ from hiercnn.dynamics import (
     write_moment,
     write_tables,
 )
-from hiercnn.errors import CheckpointError, DataError, RecipeError
-from hiercnn.recipe._build import PYTHON, build_data, build_source, dynamics_cuts, dynamics_layers
+from hiercnn.errors import CheckpointError, DataError
+from hiercnn.recipe._build import dynamics_cuts, dynamics_layers
 from hiercnn.recipe._fit import Run
 from hiercnn.recipe._load import data_settings
+from hiercnn.recipe._run_data import data_of_run
 from hiercnn.train import load_weights, pick_device
 
 
@@ -145,17 +146,10 @@ def _make(folder: Path) -> None:
 
 def _images(run: Run, count: int) -> list[ImageSet]:
     """Images with a class of train, and of test or else val: a fixed choice by the run's seed, every class among those of train."""
-    recipe = run.recipe
-    if recipe.data.name == PYTHON:
-        raise RecipeError(f"the images of {run.path} were objects; use hiercnn.dynamics.look and measure on your own loaders")
-    data = build_data(recipe, build_source(recipe), run.hierarchy)
-    digests = {name: split.digest for name in ("train", "val", "test") if (split := getattr(data, name)) is not None}
-    changed = [name for name, digest in run.start["digests"].items() if digests.get(name) != digest]
-    if changed:
-        raise CheckpointError(f"the {' and '.join(changed)} images or labels of {run.path} have changed since it began")
+    data, _ = data_of_run(run, "use hiercnn.dynamics.look and measure on your own loaders")
     chosen, classes = [], run.hierarchy.num_classes
     for split in (data.train, data.test if data.test is not None else data.val):
-        rng = np.random.default_rng([recipe.seed, 6])
+        rng = np.random.default_rng([run.recipe.seed, 6])
         leaves = rng.permutation(np.flatnonzero(split.labels < classes))
         first = np.unique(split.labels[leaves], return_index=True)[1]  # one of every class
         rest = np.setdiff1d(np.arange(len(leaves)), first, assume_unique=True)

@@ -1,0 +1,56 @@
+"""`hiercnn diagnose`: suspicions as tables, CSV or JSON; progress and notes go to stderr."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+
+from hiercnn.recipe import FAULT_COLUMNS, Diagnosis, Run, diagnose_run
+
+FORMATS = ("table", "csv", "json")
+
+
+def print_diagnosis(run: Run, names: Sequence[str] | None, form: str, top: int, **options: object) -> Diagnosis:
+    """Judge a run's images and print the `top` worst of every detector."""
+    from rich.console import Console
+
+    errors = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    found = diagnose_run(run, names, **options, tell=tell)
+    {"table": _print_tables, "csv": _print_csv, "json": _print_json}[form](found, top)
+    for note in found.facts["notes"]:
+        tell(f"note: {note}")
+    tell(f"all of it in {found.folder}: {', '.join(f'{name}.csv' for name in found.rows)}")
+    return found
+
+
+def _print_tables(found: Diagnosis, top: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    facts = found.facts
+    how = f"out of {facts['folds']} folds" if facts["folds"] else "held out"
+    console.print(f"{facts['images']:,} images of {facts['split']}, {how}, {100 * facts['accuracy']:.1f} % as labelled", highlight=False)
+    for name, rows in found.rows.items():
+        table = Table("score", "image", "why", title=f"{name}: {len(rows):,} suspicions", title_justify="left")
+        for row in rows[:top]:
+            cells = dict(zip(FAULT_COLUMNS, row, strict=True))
+            image = " and ".join(text for text in (cells["image"], cells["other_image"]) if text)
+            table.add_row(*map(Text, (f"{cells['score']:.3g}", str(image), cells["sentence"])))  # names are no markup
+        console.print(table)
+
+
+def _print_csv(found: Diagnosis, top: int) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["detector", *FAULT_COLUMNS])
+    writer.writerows([name, *row] for name, rows in found.rows.items() for row in rows[:top])
+
+
+def _print_json(found: Diagnosis, top: int) -> None:
+    faults = {name: [dict(zip(FAULT_COLUMNS, row, strict=True)) for row in rows[:top]] for name, rows in found.rows.items()}
+    print(json.dumps(found.facts | {"faults": faults}, indent=1, ensure_ascii=False))
