@@ -164,11 +164,9 @@ def figure_csv(figure: "Figure") -> str:
         panel = getattr(trace, "xaxis", None) or "x"
         if trace.type == "heatmap":
             table = trace.z if trace.customdata is None else trace.customdata
-            for number, row in enumerate(table):
-                y = number if trace.y is None else trace.y[number]
-                writer.writerows(
-                    ["", panel, number_x if trace.x is None else trace.x[number_x], y, _cell(value)] for number_x, value in enumerate(row)
-                )
+            xs, ys = (range(length) if axis is None else axis for axis, length in ((trace.x, len(table[0])), (trace.y, len(table))))
+            for row, at in zip(table, ys, strict=True):
+                writer.writerows(["", panel, x, at, _cell(value)] for x, value in zip(xs, row, strict=True))
         elif trace.type == "icicle":
             writer.writerows([label, panel, "", "", text] for label, text in zip(trace.labels, trace.text, strict=True))
         elif trace.fill is None and trace.x is not None:

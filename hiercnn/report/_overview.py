@@ -13,6 +13,7 @@ from hiercnn.recipe import Run
 
 RANDOM = 20  # random partitions of the same group sizes beside each cut
 CONTROLS = ("deep supervision", "random groups", "late heads")
+ROLES = ("flat", "hierarchical loss", "branches", *CONTROLS)  # in the order of the table
 
 
 class Sentence(NamedTuple):
@@ -57,6 +58,7 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     paired = {name: [seeds[seed] for seed in common] for name, seeds in finished.items()}
     if len({run.hierarchy.digest for listed in paired.values() for run in listed}) > 1:
         notes.append("The runs have different trees; accuracy is compared at the levels that they share.")
+    paired = dict(sorted(paired.items(), key=lambda item: ROLES.index(role(item[1][0].recipe.plain()))))
     result = summarise(paired, [listed[0].recipe for listed in paired.values()])
     return Comparison(result, paired, notes)
 
@@ -140,8 +142,8 @@ def _against_controls(result: Mapping[str, Any]) -> list[Sentence]:
     branches = [name for name, what in roles.items() if what == "branches"]
     controls = {name: what for name, what in roles.items() if what in CONTROLS}
     if branches and not controls:
-        text = "No control (heads on leaf labels, on random groups, on the last stage) is among the runs: no gain may be credited to the hierarchy."
-        return [Sentence("open", text)]
+        missing = "No control (heads on leaf labels, on random groups, on the last stage) is among the runs"
+        return [Sentence("open", f"{missing}: no gain may be credited to the hierarchy.")]
     found = []
     for name in branches:
         for control, what in controls.items():

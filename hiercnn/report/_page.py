@@ -47,13 +47,13 @@ def page(
     return PLACE.sub(lambda match: values[match[1]], _asset("page.html"))  # one pass: what is put in is not looked at again
 
 
-def table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
+def table(rows: Sequence[Sequence[str]], caption: str = "", kind: str = "") -> str:
     """A header and rows of texts as an HTML table."""
     head, *body = ([escape(cell) for cell in row] for row in rows)
     heading = f"<caption>{escape(caption)}</caption>" if caption else ""
     lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body]
     top = f"<tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>"
-    return f'<div class="scroll"><table>{heading}<thead>{top}</thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return f'<div class="scroll"><table class="{kind}">{heading}<thead>{top}</thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def items(texts: Sequence[str], kind: str = "notes") -> str:

@@ -84,7 +84,7 @@ def write_report(
         lede=_lede(runs),
         runs=[run.path.name for run in shown],
         overview=_overview(compared, views, runs),
-        footer=f"Made by hiercnn {version('hiercnn')} from {', '.join(str(run.path) for run in runs)}. This page needs no network and no server.",
+        footer=_footer(runs),
         data=_data(views, learnt, found, pictures),
         charts={
             "overview": [on_page(figure) for figure in drawn.values()],
@@ -110,7 +110,7 @@ def run_folders(folders: Sequence[Path | str]) -> list[Path]:
 
 
 def checked_out(out: Path) -> Path:
-    """Where the page goes, before the work begins. Raises CheckpointError for a file that is no report, or a place that cannot be written."""
+    """Where the page goes, before the work begins. Raises CheckpointError for a file that is no report, or one that cannot be written."""
     try:
         if out.exists():
             with open(out, encoding="utf-8", errors="replace") as file:
@@ -147,23 +147,32 @@ def _lede(runs: Sequence[Run]) -> str:
     return f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {len({run.recipe.name for run in runs})} recipes · {data}"
 
 
+def _footer(runs: Sequence[Run]) -> str:
+    sources = ", ".join(str(run.path) for run in runs)
+    return f"Made by hiercnn {version('hiercnn')} from {sources}. This page needs no network and no server."
+
+
 def _overview(compared: Comparison, views: Sequence[View], runs: Sequence[Run]) -> str:
     parts, result = [], compared.result
     if result is None:
         parts.append(table(_unfinished(runs), "Runs"))
     else:
-        parts.append(table(_with_roles(cells(result), result), title(result)))
+        parts.append(table(_with_roles(cells(result), result), title(result), "roles"))
         if len(result["recipes"]) > 1 and seeds(result) > 1:
             parts.append(table(difference_cells(result), "Paired differences, 95 % t intervals; accuracy in points, gap in nats"))
         parts += ["<h3>What the numbers support</h3>", _said(sentences(result))]
-    for each in views:
-        if each.last is not None and each.cuts:
-            said = blocks_sentences(confusion_of(each.last, each.tree), each.tree, each.cuts)
-            parts += [f"<h3>Blocks in the errors of {escape(each.run.path.name)}, {each.last.split}</h3>", _said(said)]
+    parts += [_blocks_said(each, first=number == 0) for number, each in enumerate(views) if each.last is not None and each.cuts]
     parts.append(items(compared.notes))
     if result is not None:
         parts.append(f"<details><summary>How to read the tables</summary>{items(notes(result))}</details>")
     return "".join(parts)
+
+
+def _blocks_said(each: View, *, first: bool) -> str:
+    """What the errors of a run say of blocks; of all runs but the first on request."""
+    heading = f"Blocks in the errors of {escape(each.run.path.name)}, {each.last.split}"
+    said = _said(blocks_sentences(confusion_of(each.last, each.tree), each.tree, each.cuts))
+    return f"<h3>{heading}</h3>{said}" if first else f"<details><summary>{heading}</summary>{said}</details>"
 
 
 def _with_roles(rows: list[list[str]], result: Mapping[str, Any]) -> list[list[str]]:
@@ -212,8 +221,9 @@ def _pictures(views: Sequence[View], lists: Sequence[Mapping[str, Any]], budget:
     if not budget or not (sets or of_faults):
         return _Pictures(Gallery(64, [], {}, 0), sets, [])
     images, problems = _images(views, with_train=bool(of_faults))
-    share = budget // max(1, len(by_set))
-    wanted = [name for found in by_set.values() for name in chosen(found, share)]
+    wanted: list[str] = []
+    for left, found in zip(range(len(by_set), 0, -1), sorted(by_set.values(), key=lambda found: len(found[0].labels)), strict=True):
+        wanted += chosen(found, (budget - len(wanted)) // left)  # small sets leave room for others
     return _Pictures(gallery(images, [*wanted, *of_faults]), sets, problems)
 
 
@@ -234,19 +244,15 @@ def _images(views: Sequence[View], *, with_train: bool) -> tuple[dict[str, Image
 
 def _learnt(run: Run) -> tuple[Dynamics | None, str]:
     """What is known of how a run learnt, and a sentence that says where it comes from, or how to make it."""
-    how = f"Nothing was measured of how this run learnt. Train it with checkpoints.keep=log, call hiercnn dynamics {run.path}, and make the report again."
+    again = f"call hiercnn dynamics {run.path}, and make the report again."
     try:
         dynamics = kept_dynamics(run)
     except HierCNNError as error:
         return None, f"{error}."
+    if dynamics is None and any(run.checkpoints.glob("step-*.safetensors")):
+        return None, f"Weights of several moments are kept but not measured: {again}"
     if dynamics is None:
-        kept = any(run.checkpoints.glob("step-*.safetensors"))
-        return (
-            None,
-            f"Weights of several moments are kept but not measured: call hiercnn dynamics {run.path}, then make the report again."
-            if kept
-            else how,
-        )
+        return None, f"Nothing was measured of how this run learnt. Train it with checkpoints.keep=log, {again}"
     story = dynamics.story
     where = "while it was trained" if dynamics.live else "from weights that it has kept"
     return dynamics, f"{len(story.steps)} moments, measured {where}; accuracy on {story.split}."
@@ -301,7 +307,7 @@ def _faults(run: Run, lists: Mapping[str, list[dict[str, str]]], problems: list[
         {"detector": name, "total": len(rows), "rows": [{**row, "picture": numbers.get(row["image"], -1)} for row in rows[:SHOWN]]}
         for name, rows in lists.items()
     ]
-    return {"text": text + problems, "lists": shown}
+    return {"text": text, "lists": shown}
 
 
 def _named_figures(drawn: Mapping[str, Any], per_run: Sequence[Mapping[str, Any]], views: Sequence[View]) -> dict[str, Any]:

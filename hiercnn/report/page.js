@@ -5,6 +5,8 @@ const $ = (id) => document.getElementById(id);
 const KINDS = { u1: Uint8Array, u2: Uint16Array, i4: Int32Array, f4: Float32Array };
 const SURE = 254; // steps of a share; 255 is none
 const STRONG = Math.round(((1 + 3) / 6) * 255); // a response of one standard deviation
+const SEEN = 2; // pixels a cell needs
+const DOT = 3; // pixels of a dot that stands for several cells
 const TELLS = 0.95; // area under the curve from which on a channel tells a group apart
 
 // ---- what the page holds
@@ -88,12 +90,12 @@ function nodeShare(node, what = state.colour) {
 
 const PALETTES = {
   light: {
-    counts: ["#dbe9f5", "#9ec7e2", "#4a97c9", "#1d64a5", "#0a2f66"], share: ["#b5460f", "#e8a765", "#efeade", "#8fb8cf", "#27648f"],
-    ink: "#20242a", soft: "#5c646e", line: "#b9b4a8", ground: "#fbfaf7", empty: "#f4f2ec", mark: "#c8501a", none: "#d8d5cc", grid: "#e6e3da",
+    counts: ["#c6ddf0", "#93c1df", "#4a97c9", "#1d64a5", "#0a2f66"], share: ["#b5460f", "#e8a765", "#efeade", "#8fb8cf", "#27648f"],
+    ink: "#20242a", soft: "#5c646e", line: "#b9b4a8", ground: "#fbfaf7", empty: "#f4f2ec", mark: "#c8501a", none: "#d8d5cc", grid: "#e6e3da", blue: "#0072B2",
   },
   dark: {
     counts: ["#1f3d56", "#2a6591", "#3f95bf", "#86cbd2", "#f3f6cf"], share: ["#e0773a", "#9c5a35", "#383b40", "#3c6f8e", "#7cc0e6"],
-    ink: "#e7e5df", soft: "#a0a6ad", line: "#59616b", ground: "#14171b", empty: "#20252b", mark: "#f0a05a", none: "#3a3f46", grid: "#2f353c",
+    ink: "#e7e5df", soft: "#a0a6ad", line: "#59616b", ground: "#14171b", empty: "#20252b", mark: "#f0a05a", none: "#3a3f46", grid: "#2f353c", blue: "#4d9fd6",
   },
 };
 const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
@@ -246,9 +248,12 @@ function touches(node) {
   return false;
 }
 
+/** Dots in a row: a cell each, or several where cells would be smaller than can be seen. */
+const dotsInRow = () => (size.matrix / span() >= SEEN ? span() : Math.floor(size.matrix / DOT));
+
 function drawMatrix() {
   const context = canvas("matrix", size.matrix, size.height), colours = look(), number = span();
-  const side = Math.min(number, Math.round(size.matrix * (devicePixelRatio || 1))), groups = hidden();
+  const side = dotsInRow(), groups = hidden();
   const most = new Int32Array(side * side), lit = new Uint8Array(side * side);
   let highest = 1, total = 0;
   for (let row = state.from; row < state.to; row++) {
@@ -257,10 +262,10 @@ function drawMatrix() {
       if (!counts[row * run.classes + column]) continue;
       const value = shown(row, column, groups);
       if (!value) continue;
-      const at = line + Math.floor(((column - state.from) * side) / number); // many cells on a dot: the largest shows
-      most[at] = Math.max(most[at], value);
+      const at = line + Math.floor(((column - state.from) * side) / number);
+      most[at] += value;
       if ((!state.rows || state.rows[actual]) && (!state.columns || state.columns[order()[column]])) lit[at] = 1;
-      highest = Math.max(highest, value);
+      highest = Math.max(highest, most[at]);
       total += value;
     }
   }
@@ -277,7 +282,8 @@ function drawMatrix() {
   stretch(context, picture, size.matrix, size.height, false);
   if (state.outlines) drawOutlines(context, colours);
   drawSelection(context, colours);
-  scale("matrix-scale", "actual ↓ predicted →  1", colours.counts, `${highest.toLocaleString("en")} (log)`);
+  const dot = side < number ? `, dots of about ${Math.ceil(number / side)} × ${Math.ceil(number / side)} classes` : "";
+  scale("matrix-scale", "actual ↓ predicted →  1", colours.counts, `${highest.toLocaleString("en")} (log)${dot}`);
   $("matrix").dataset.images = total;
 }
 
@@ -439,7 +445,7 @@ function matching() {
   return found;
 }
 
-const GROUPS = 12, TILES = 14; // shown at first, and more on each click
+const GROUPS = 8, TILES = 14; // shown at first, and more on each click
 
 function drawSamples() {
   const one = evaluation(), found = matching(), classOf = state.by === "actual" ? one.labels : one.predicted, groups = new Map();
@@ -671,7 +677,21 @@ function place(event) {
 
 const rankAt = (at, whole) => Math.min(state.to - 1, Math.max(state.from, state.from + Math.floor((at / whole) * span())));
 const nodeAt = (left, top) => boxes.findLast((box) => left >= box.x && left < box.x + box.width && top >= box.y && top < box.y + box.height)?.node ?? null;
-const cellAt = (left, top) => [order()[rankAt(top, size.height)], order()[rankAt(left, size.matrix)]];
+
+/** Classes of the cell at a place; where a dot is many cells, those of its largest. */
+function cellAt(left, top) {
+  const side = dotsInRow(), [row, column] = [rankAt(top, size.height), rankAt(left, size.matrix)];
+  if (side === span()) return [order()[row], order()[column]];
+  const dot = (rank) => Math.floor(((rank - state.from) * side) / span()), groups = hidden();
+  const alike = (rank) => Array.from({ length: span() }, (_, i) => state.from + i).filter((other) => dot(other) === dot(rank));
+  let [best, most] = [[row, column], 0];
+  for (const one of alike(row)) for (const other of alike(column)) {
+    const value = shown(one, other, groups);
+    if (value > most) [best, most] = [[one, other], value];
+  }
+  return best.map((rank) => order()[rank]);
+}
+
 const channelAt = (left) => channelOrder[Math.min(channelOrder.length - 1, Math.floor((left / size.responses) * channelOrder.length))];
 
 function tip(event, text) {
@@ -743,32 +763,44 @@ function listen() {
 let charts = null; // {overview, learning: [figures of each run]}
 
 function themed(figure) {
-  const { ink, grid, soft } = look(), axis = { gridcolor: grid, zerolinecolor: grid, linecolor: grid, tickcolor: soft, automargin: true };
-  const { data: traces, layout: plain, frames } = JSON.parse(JSON.stringify(figure).replaceAll(/#(222222|333333)/gi, ink).replaceAll("#dddddd", grid));
-  const base = { paper_bgcolor: "transparent", plot_bgcolor: "transparent", xaxis: axis, yaxis: axis, colorway: ["#0072B2", "#E69F00", "#009E73", "#CC79A7"] };
+  const { ink, grid, soft, blue } = look(), axis = { gridcolor: grid, zerolinecolor: grid, linecolor: grid, tickcolor: soft, automargin: true };
+  const { data: traces, layout: plain, frames } = JSON.parse(JSON.stringify(figure).replaceAll(/#(222222|333333)/gi, ink).replaceAll("#dddddd", grid).replaceAll("#0072B2", blue));
+  const base = { paper_bgcolor: "transparent", plot_bgcolor: "transparent", xaxis: axis, yaxis: axis, colorway: [blue, "#E69F00", "#009E73", "#CC79A7"] };
   return { data: traces, frames, layout: { ...plain, autosize: true, template: { layout: base } }, config: { displaylogo: false, responsive: true } };
 }
 
-function drawChart(space, figure) {
-  const box = make("div"), card = make("div", { className: "chart" }, make("h3", { textContent: figure.title }), make("p", { className: "note", textContent: figure.notes }), box);
-  space.append(card);
-  window.Plotly.newPlot(box, themed(figure));
+let plotly = null; // loaded when the first chart comes near
+const near = new IntersectionObserver((seen) => {
+  for (const { target, isIntersecting } of seen) if (isIntersecting) drawChart(target);
+}, { rootMargin: "600px" });
+
+async function drawChart(box) {
+  near.unobserve(box);
+  plotly ??= inflate("plotly").then((text) => { document.head.append(make("script", { textContent: text })); });
+  await plotly;
+  await window.Plotly.newPlot(box, themed(box.figure));
+  box.dataset.drawn = "yes";
+}
+
+function addChart(space, figure) {
+  const box = make("div", { figure }), title = make("h3", { textContent: figure.title }), note = make("p", { className: "note", textContent: figure.notes });
+  box.style.minHeight = `${figure.layout.height}px`;
+  const tall = figure.layout.height > 1000; // a row a class: on request
+  space.append(make("div", { className: "chart" }, ...(tall ? [make("details", {}, make("summary", { textContent: figure.title }), box)] : [title, note, box])));
+  near.observe(box);
 }
 
 function drawCharts() {
-  if (!charts || !window.Plotly) return;
+  if (!charts) return;
   for (const [id, figures] of [["overview-charts", charts.overview], ["learning-charts", charts.learning[$("run").value] || []]]) {
     $(id).replaceChildren();
-    for (const figure of figures) drawChart($(id), figure);
+    for (const figure of figures) addChart($(id), figure);
   }
 }
 
 async function loadCharts() {
   charts = JSON.parse(await inflate("charts-data"));
-  if (charts.overview.length || charts.learning.some((figures) => figures.length)) {
-    document.head.append(make("script", { textContent: await inflate("plotly") }));
-    drawCharts();
-  }
+  drawCharts();
   performance.mark("charts");
 }
 
