@@ -103,8 +103,8 @@ def _whole(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray, tree: Hie
     parts = []
     for start in range(0, len(logits), ROWS):
         scores = torch.from_numpy(logits[start : start + ROWS]).float()
-        guesses = scores.topk(min(GUESSES, scores.shape[1])).indices.numpy()
-        leaves = torch.zeros(len(scores), tree.num_classes).index_add_(1, torch.from_numpy(groups), scores.softmax(1))
+        guesses = scores.sort(dim=1, descending=True, stable=True).indices[:, :GUESSES].numpy()
+        leaves = torch.zeros(len(scores), tree.num_classes).index_add_(1, torch.tensor(groups), scores.softmax(1))
         below = torch.cat([torch.zeros(len(scores), 1), leaves[:, torch.tensor(tree.leaf_order)].cumsum(1)], 1).numpy()  # [B, K + 1]
         actual, first = groups[labels[start : start + ROWS]], groups[guesses[:, 0]]
         confidence = leaves.numpy()[np.arange(len(first)), first]

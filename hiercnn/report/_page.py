@@ -1,5 +1,6 @@
 """One HTML page that needs nothing beside it."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -41,7 +42,7 @@ def page(
         "script": _asset("page.js"),
         "data": document(data),
         "charts": document(charts),
-        "plotly": compressed(_plotly()) if any(charts["overview"]) or any(charts["learning"]) else "",
+        "plotly": _plotly() if any(charts["overview"]) or any(charts["learning"]) else "",
         "sheets": "\n".join(f'<script type="application/octet-stream" class="sheet">{sheet}</script>' for sheet in sheets),
     }
     return PLACE.sub(lambda match: values[match[1]], _asset("page.html"))  # one pass: what is put in is not looked at again
@@ -65,7 +66,8 @@ def _asset(name: str) -> str:
     return (files("hiercnn.report") / name).read_text(encoding="utf-8")
 
 
+@functools.cache
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
-    return get_plotlyjs()
+    return compressed(get_plotlyjs())

@@ -300,9 +300,8 @@ def _findings(dynamics: Dynamics) -> list[dict[str, object]]:
 
 
 def _faults(run: Run, lists: Mapping[str, list[dict[str, str]]], problems: list[str], numbers: Mapping[str, int]) -> dict[str, object]:
-    text = (
-        [] if lists or problems else [f"No detector has looked at this run: call hiercnn diagnose {run.path}, then make the report again."]
-    )
+    how = f"No detector has looked at this run: call hiercnn diagnose {run.path}, and make the report again."
+    text = problems if lists or problems else [how]
     shown = [
         {"detector": name, "total": len(rows), "rows": [{**row, "picture": numbers.get(row["image"], -1)} for row in rows[:SHOWN]]}
         for name, rows in lists.items()

@@ -801,7 +801,7 @@ function drawCharts() {
 async function loadCharts() {
   charts = JSON.parse(await inflate("charts-data"));
   drawCharts();
-  performance.mark("charts");
+  document.documentElement.dataset.ready = "charts";
 }
 
 function showLearning(number) {
@@ -848,7 +848,8 @@ async function start() {
   data = JSON.parse(await inflate("data"));
   listen();
   showRun(0);
-  performance.mark("blocks");
+  performance.mark("views");
+  document.documentElement.dataset.ready = "views";
   window.hiercnn = { state, boxes: () => boxes, counts: () => counts, nodeShare, areas: () => areas, channels: () => channelOrder, run: () => run, size };
   await new Promise((done) => setTimeout(done));
   await loadCharts();

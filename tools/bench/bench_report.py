@@ -9,7 +9,6 @@ browser each, both from the start of loading. Needs Chromium ($BROWSER_PATH, or 
 
 import argparse
 import csv
-import json
 import os
 import shutil
 import statistics
@@ -176,10 +175,8 @@ def loaded(page: Path, program: str) -> tuple[float, float]:
         started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         shown = started.new_page(viewport={"width": 1600, "height": 1000})
         shown.goto(page.resolve().as_uri())
-        shown.wait_for_function("performance.getEntriesByName('blocks').length")
-        times = json.loads(
-            shown.evaluate("JSON.stringify(['first-contentful-paint', 'blocks'].map((n) => performance.getEntriesByName(n)[0].startTime))")
-        )
+        shown.wait_for_selector("html[data-ready]")
+        times = shown.evaluate("['first-contentful-paint', 'views'].map((name) => performance.getEntriesByName(name)[0].startTime)")
         started.close()
     return times[0] / 1000, times[1] / 1000
 
