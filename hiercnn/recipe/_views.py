@@ -36,7 +36,9 @@ def class_responses(run: Run, *, images: int = 2000, device: str = "auto") -> di
         CheckpointError: No weights, or other data. RecipeError: data or model that were objects. DataError: a class without images.
     """
     kept, weights = run.path / "dynamics" / "means.npz", run.checkpoints / "last.safetensors"
-    if kept.exists() and weights.exists() and kept.stat().st_mtime >= weights.stat().st_mtime:
+    if not weights.exists():
+        raise CheckpointError(f"{run.path} has kept no weights")
+    if kept.exists() and kept.stat().st_mtime >= weights.stat().st_mtime:
         try:
             with np.load(kept, allow_pickle=False) as arrays:
                 return {layer: arrays[layer][-1] for layer in arrays.files if layer != "steps"}
