@@ -124,9 +124,11 @@ let boxes = []; // of the tree: {node, x, y, width, height}
 let channelOrder = [];
 let areas = []; // area under the curve of each channel for the classes that are selected, or null
 
+const isWall = () => matchMedia("(min-width: 3000px)").matches;
+
 function layout() {
   const wide = matchMedia("(min-width: 2000px)").matches;
-  const whole = Math.floor(document.querySelector(".stage").clientWidth * (wide ? 0.68 : 1)) - (wide ? 36 : 0);
+  const whole = Math.floor(document.querySelector(".stage").clientWidth * (wide ? (isWall() ? 0.74 : 0.68) : 1)) - (wide ? 36 : 0);
   const columns = run.layers.length ? 3 : 2;
   $("responses-view").hidden = columns === 2;
   const room = Math.max(480, Math.min(innerHeight * 0.86, 1700));
@@ -192,7 +194,7 @@ function drawNode(context, box, colours) {
   context.fillStyle = bright(fill) ? "#1b1e22" : "#f6f5f1";
   const name = run.tree.names[node];
   if (box.height >= 9 && box.width >= 34) {
-    context.font = `${Math.min(13, Math.max(8.5, box.height * 0.82))}px system-ui, sans-serif`;
+    context.font = `${Math.min(isWall() ? 21 : 13, Math.max(8.5, box.height * 0.82))}px system-ui, sans-serif`;
     context.fillText(fitted(context, name, box.width - 9), box.x + 5, box.y + box.height / 2 + 0.5);
   } else if (box.width >= 11 && box.height >= 40) {
     context.save();
@@ -273,13 +275,13 @@ function drawMatrix() {
   const table = Array.from({ length: 256 }, (_, i) => ramp(colours.counts, i / 255));
   for (let at = 0; at < most.length; at++) {
     if (!most[at]) continue;
-    const place = highest === 1 ? 255 : Math.round(255 * (Math.log(1 + most[at]) - Math.LN2) / (steps - Math.LN2));
+    const place = highest === 1 ? 128 : Math.round(255 * (Math.log(1 + most[at]) - Math.LN2) / (steps - Math.LN2));
     const colour = table[place];
     dots.set([...colour, lit[at] ? 255 : 55], 4 * at);
   }
   context.fillStyle = colours.empty;
   context.fillRect(0, 0, size.matrix, size.height);
-  stretch(context, picture, size.matrix, size.height, false);
+  stretch(context, drawnOn(picture), size.matrix, size.height);
   if (state.outlines) drawOutlines(context, colours);
   drawSelection(context, colours);
   const dot = side < number ? `, dots of about ${Math.ceil(number / side)} × ${Math.ceil(number / side)} classes` : "";
@@ -287,13 +289,24 @@ function drawMatrix() {
   $("matrix").dataset.images = total;
 }
 
-function stretch(context, picture, width, height, smooth) {
-  const scratch = document.createElement("canvas");
-  scratch.width = picture.width;
-  scratch.height = picture.height;
+function drawnOn(picture) {
+  const scratch = make("canvas", { width: picture.width, height: picture.height });
   scratch.getContext("2d").putImageData(picture, 0, 0);
-  context.imageSmoothingEnabled = smooth;
-  context.drawImage(scratch, 0, 0, width, height);
+  return scratch;
+}
+
+/** A picture with so many columns at most, neighbours averaged; rows stay as they are. */
+function narrowed(picture, width) {
+  const whole = drawnOn(picture);
+  if (picture.width <= width) return whole;
+  const scratch = make("canvas", { width, height: picture.height });
+  scratch.getContext("2d").drawImage(whole, 0, 0, width, picture.height);
+  return scratch;
+}
+
+function stretch(context, drawn, width, height) {
+  context.imageSmoothingEnabled = false;
+  context.drawImage(drawn, 0, 0, width, height);
 }
 
 function drawOutlines(context, colours) {
@@ -369,7 +382,7 @@ function drawResponses() {
   }
   context.fillStyle = colours.ground;
   context.fillRect(0, 0, size.responses, size.height);
-  stretch(context, picture, size.responses, size.height, channels > size.responses * (devicePixelRatio || 1));
+  stretch(context, narrowed(picture, Math.round(size.responses * (devicePixelRatio || 1))), size.responses, size.height);
   context.strokeStyle = colours.mark;
   context.lineWidth = 1.4;
   if (state.channel !== null) {
@@ -492,7 +505,7 @@ function drawGroup(leaf, members) {
 function drawTile(i) {
   const one = evaluation(), other = state.by === "actual" ? one.predicted[i] : one.labels[i], isRight = one.labels[i] === one.predicted[i];
   const text = isRight ? "right" : `${state.by === "actual" ? "→ " : "is "}${run.label[other]}`;
-  const tile = make("button", { type: "button", className: `tile${isRight ? " right" : ""}` }, picture(thumb(i), 68), make("small", { textContent: text }));
+  const tile = make("button", { type: "button", className: `tile${isRight ? " right" : ""}` }, picture(thumb(i), isWall() ? 108 : 68), make("small", { textContent: text }));
   tile.dataset.image = i;
   tile.setAttribute("aria-pressed", state.image === i);
   tile.title = `${run.label[one.labels[i]]} → ${run.label[one.predicted[i]]}, ${percent(one.confidence[i] / SURE)} sure`;

@@ -187,9 +187,9 @@ def measured(classes: int, rounds: int, program: str) -> dict[str, object]:
         began = time.perf_counter()
         report = write_report([run.path], Path(scratch) / "report.html")
         seconds = time.perf_counter() - began
+        images = run.start["sizes"]["val"] + run.start["sizes"]["test"]
         paints = [loaded(report.path, program) for _ in range(rounds)]
     first, views = (statistics.median(column) for column in zip(*paints, strict=True))
-    images = run.start["sizes"]["val"] + run.start["sizes"]["test"]
     row = {"classes": classes, "images": images, "make_s": round(seconds, 1), "size_mb": round(report.size / 1e6, 1)}
     row |= {"first_paint_s": round(first, 2), "views_s": round(views, 2), "rounds": rounds}
     return row | {"device": device_name(torch.device("cpu")), "torch": torch.__version__.split("+")[0], "commit": git_commit()}
