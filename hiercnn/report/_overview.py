@@ -92,7 +92,8 @@ def sentences(result: Mapping[str, Any]) -> list[Sentence]:
     base, found = result["baseline"], []
     for name, row in result["recipes"].items():
         if name != base:
-            found += _against_baseline(name, base, row, result["levels"])
+            whole = role(row["recipe"]) not in CONTROLS
+            found += _against_baseline(name, base, row, result["levels"])[: None if whole else 1]
     found += _against_controls(result)
     if result["convergence"] != "anytime":
         text = (
@@ -151,7 +152,8 @@ def _against_controls(result: Mapping[str, Any]) -> list[Sentence]:
             difference = paired_difference(ours, theirs)
             tone, word = _judged(difference)
             credit = {"yes": "more than the control explains", "no": "the control explains more", "open": "the control explains as much"}
-            end = "" if difference["interval"] is None else f"; {credit[tone]}"
+            gained = _judged(result["recipes"][name]["difference"]["leaf"])[0] == "yes"
+            end = f"; {credit[tone]}" if gained and difference["interval"] is not None else ""
             found.append(Sentence(tone, f"{name} {word} its control {control} ({what}) at the leaf: {_points(difference)}{end}."))
     return found
 

@@ -190,8 +190,9 @@ def test_the_slider_goes_through_training(page, shown_run):
     page.click(".tile")
     assert "kept for the last evaluation" in page.inner_text("#detail")
     page.click("#play")
-    page.wait_for_selector("#epoch-text:text-is('epoch 3')")
-    page.click("#play")
+    assert page.inner_text("#play") == "❚❚"
+    page.wait_for_selector("#play:text-is('▶')")  # at the end it stops
+    assert page.inner_text("#epoch-text") == "epoch 6"
 
 
 def test_the_order_of_logit_correlation(page, shown_run):
