@@ -88,6 +88,7 @@ def finish(figure: "Figure", title: str, notes: Sequence[str], labels: Sequence[
         font={"family": "Arial, Helvetica, Liberation Sans, sans-serif", "size": 13, "color": "#333333"},
         width=WIDTH,
         height=total,
+        meta={"title": title, "notes": " ".join(filter(None, notes)), "top": 22 if figure.layout.annotations else 0},
         margin={"l": 75, "r": 25, "t": top, "b": bottom},
         title={"text": heading, "font": {"size": 19}, "x": 0.02, "y": 1 - 32 / total, "yanchor": "top"},
         hoverlabel={"namelength": -1},

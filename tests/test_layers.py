@@ -37,7 +37,7 @@ def test_importing_every_public_package_sets_no_seed_and_loads_no_heavy_package(
     code = (
         "import sys, torch; s = torch.get_rng_state();"
         "import hiercnn.hierarchy, hiercnn.ops, hiercnn.models, hiercnn.data, hiercnn.losses, hiercnn.metrics, hiercnn.train;"
-        "import hiercnn.dynamics, hiercnn.diagnose, hiercnn.inference, hiercnn.recipe, hiercnn.compare;"
+        "import hiercnn.dynamics, hiercnn.diagnose, hiercnn.inference, hiercnn.recipe, hiercnn.compare, hiercnn.report;"
         "heavy = {'timm', 'nltk', 'triton', 'torchvision', 'scipy', 'plotly', 'kaleido', 'choreographer', 'optuna'} & set(sys.modules);"
         "print(sorted(heavy), torch.equal(s, torch.get_rng_state()))"
     )

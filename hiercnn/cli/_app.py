@@ -191,6 +191,24 @@ def diagnose(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them: runs/compare.")],
+    out: Annotated[Path, typer.Option(help="The page. A report that is there already is replaced.")] = Path("report.html"),
+    figures: Annotated[Path | None, typer.Option(help="Folder for every figure, as SVG, PNG and CSV.")] = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="Images of train on which responses of layers are measured, unless dynamics has; 0 for none.")
+    ] = 2000,
+    thumbnails: Annotated[int, typer.Option(min=0, help="Pictures of images on the page, at most.")] = 4000,
+    quiet: Quiet = False,
+    trust_imports: Trust = False,
+) -> None:
+    """Make one page of a run, or of several: overview, linked views of the errors, learning, faults; it needs no network."""
+    from hiercnn.cli._report import print_report
+
+    print_report(runs, out, figures=figures, images=images, thumbnails=thumbnails, quiet=quiet, trust_imports=trust_imports)
+
+
+@app.command()
 def predict(
     source: Annotated[
         str, typer.Argument(metavar="RUN", help="A run folder, a folder of `hiercnn export`, or an ImageNet model of timm: resnet50.")

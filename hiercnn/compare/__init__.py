@@ -15,7 +15,9 @@ from hiercnn.compare._table import (
     markdown_table,
     notes,
     search_cells,
+    seeds,
     table,
+    title,
 )
 
 __all__ = [
@@ -36,8 +38,10 @@ __all__ = [
     "paired_difference",
     "save_figures",
     "search_cells",
+    "seeds",
     "shortened",
     "summarise",
     "table",
+    "title",
     "train_val_gap",
 ]

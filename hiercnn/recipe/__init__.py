@@ -13,6 +13,7 @@ from hiercnn.recipe._load import data_settings, load_recipe, to_yaml
 from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run, run_scores
 from hiercnn.recipe._push import push_run
 from hiercnn.recipe._schema import Recipe
+from hiercnn.recipe._views import class_responses, kept_dynamics, source_images
 from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "build_trainer",
     "calibrate_run",
     "charged_cost",
+    "class_responses",
     "cluster_run",
     "data_settings",
     "diagnose_run",
@@ -43,6 +45,7 @@ __all__ = [
     "find_recipe",
     "fit",
     "input_size",
+    "kept_dynamics",
     "kept_steps",
     "load_recipe",
     "out_of_fold",
@@ -53,5 +56,6 @@ __all__ = [
     "rule_of_run",
     "run_scores",
     "shipped_recipes",
+    "source_images",
     "to_yaml",
 ]

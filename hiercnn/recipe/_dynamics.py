@@ -95,7 +95,7 @@ def kept_steps(run: Run) -> list[int]:
 def _measured(
     run: Run, steps: list[int], folder: Path, options: dict[str, object], device: str, tell: Callable[[int, int], None] | None
 ) -> list[Moment]:
-    train, test = _images(run, options["images"])
+    train, test = images_to_look_at(run, options["images"])
     tree, cuts = run.hierarchy, dynamics_cuts(run.recipe, run.hierarchy)
     model = run.load_model(f"step-{steps[0]:08d}").to(place := pick_device(device))
     layers = dynamics_layers(run.recipe, model.backbone)
@@ -144,7 +144,7 @@ def _make(folder: Path) -> None:
         raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}; mend permissions, or copy the run") from None
 
 
-def _images(run: Run, count: int) -> list[ImageSet]:
+def images_to_look_at(run: Run, count: int) -> list[ImageSet]:
     """Images with a class of train, and of test or else val: a fixed choice by the run's seed, every class among those of train."""
     data, _ = data_of_run(run, "use hiercnn.dynamics.look and measure on your own loaders")
     chosen, classes = [], run.hierarchy.num_classes

@@ -187,13 +187,13 @@ def test_probes_are_fitted_on_wish(run, found):
 
 
 def test_twins_are_looked_at_alike(run, tmp_path):
-    from hiercnn.recipe._dynamics import _images
+    from hiercnn.recipe._dynamics import images_to_look_at
 
     twin = hiercnn.fit(tiny("checkpoints.keep=log", "epochs=1"), run_dir=tmp_path / "twin")
-    for one, other in zip(_images(run, 50), _images(twin, 50), strict=True):
+    for one, other in zip(images_to_look_at(run, 50), images_to_look_at(twin, 50), strict=True):
         assert one.ids == other.ids
         assert len(one) == 50
-    assert len(np.unique(_images(run, 5)[0].labels)) == 36  # every class, even if fewer images are asked for
+    assert len(np.unique(images_to_look_at(run, 5)[0].labels)) == 36  # every class, even if fewer images are asked for
 
 
 # ---- runs that have none
