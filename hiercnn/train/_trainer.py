@@ -127,6 +127,15 @@ class Trainer:
                 self._finish_run()
                 if self.profile is not None:
                     self.display.note(self.profile.unfinished())
+            except torch.OutOfMemoryError as error:
+                self._run_out_of_memory(error)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):  # torch raises it wherever the main process is
+                    raise
+                raise DataError(
+                    f"a process that reads images has ended ({str(error).splitlines()[0][:120]}); if memory was full, lower data.workers"
+                    " or data.batch_size; what was saved is intact, --resume goes on"
+                ) from error
             finally:
                 self.display.end()
                 for tracker in self.trackers:
@@ -459,6 +468,15 @@ class Trainer:
         images = f"Its images: {shorten(ids, limit=16)}; all of them stand in the last line of {self.run.metrics_file}.\n"
         what = f"the loss is {value} at batch {step} (epoch {self.progress.epoch + 1}, batch {number + 1})"
         self._fail(what, self.progress.epoch, images, **facts)
+
+    def _run_out_of_memory(self, error: torch.OutOfMemoryError) -> None:
+        kept = self.run.checkpoints / "state.pt"
+        good = f"{kept} is intact" if kept.exists() else "no checkpoint was saved yet"
+        raise TrainingError(
+            f"the memory of {self.device} is full ({str(error).splitlines()[0][:160]}); {good}.\n"
+            "Lower data.batch_size and raise train.accumulate by as much, lower data.eval_batch_size or data.image_size,"
+            " or try train.precision=bfloat16 or train.grad_checkpointing=true, in a new --run-dir."
+        ) from error
 
     def _fail(self, what: str, epochs_done: int, images: str = "", **facts: object) -> None:
         if self.world.main:
