@@ -10,7 +10,7 @@ from hiercnn.recipe._load import data_settings, load_recipe, to_yaml
 from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run, run_scores
 from hiercnn.recipe._push import push_run
 from hiercnn.recipe._schema import Recipe
-from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
+from hiercnn.recipe._yaml import find_recipe, read_text, recipes_folder, shipped_recipes
 
 __all__ = [
     "Clustered",
@@ -41,6 +41,7 @@ __all__ = [
     "load_recipe",
     "predictor_of_run",
     "push_run",
+    "read_text",
     "recipes_folder",
     "report_cuts",
     "rule_of_run",
