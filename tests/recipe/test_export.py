@@ -271,6 +271,20 @@ def test_a_changed_hiercnn_json(copy_of, change, message):
         load_exported(edited(copy_of("timm"), change))
 
 
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: it["images"].update(size=64),
+        lambda it: it["images"].update(channels=1, mean=[0.5], std=[0.5]),
+        lambda it: it["heads"].update(more=it["heads"]["stage0_3"]) or it["outputs"].append("more"),
+    ],
+)
+def test_images_and_outputs_that_the_network_does_not_have(copy_of, form, change):
+    with pytest.raises(CheckpointError, match=f"are not those of {FILES[form]}; export the run again"):
+        load_exported(edited(copy_of(form), change))
+
+
 @pytest.mark.parametrize("architecture", ["hf-hub:someone/evil", "local-dir:.", "tiny_nett"])
 def test_architectures_are_names_of_timm_s_registry(copy_of, architecture):
     with pytest.raises(RecipeError, match="unknown backbone"):
