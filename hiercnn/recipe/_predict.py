@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -127,9 +128,9 @@ def _kept(file, run: Run) -> Calibration | None:
 
 def _run_scores(run: Run, weights: str) -> tuple[Tensor, Tensor]:
     """Leaf logits and labels of val: those that the last evaluation has kept, or what the network makes of it now."""
-    kept = run.predictions / "val.npz"
-    if weights == "last" and kept.exists():
-        with np.load(kept, allow_pickle=False) as arrays:
+    if weights == "last":
+        damaged = (OSError, EOFError, ValueError, LookupError, BadZipFile)
+        with suppress(*damaged), open(run.predictions / "val.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return torch.from_numpy(arrays["logits"]).float(), torch.from_numpy(arrays["labels"])
     logits, labels, _ = run_scores(run, run.load_model(weights))
     return logits, labels

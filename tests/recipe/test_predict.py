@@ -211,6 +211,14 @@ def test_calibrations_that_are_no_use_are_made_again(run, tmp_path, content):
     assert calibrate_run(copy, target=0.9).target == 0.9
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no arrays"])
+def test_kept_logits_that_are_damaged_are_made_again(run, tmp_path, content):
+    copy = Run(shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("calibration")))
+    (copy.predictions / "val.npz").write_bytes(content)
+    found, wanted = calibrate_run(copy, target=0.8), calibrate_run(run, target=0.8)
+    assert found.temperature.value == pytest.approx(wanted.temperature.value, rel=0.01)  # kept in half precision
+
+
 def test_calibration_of_other_weights_runs_the_network(run):
     last, step = (calibrate_run(run, weights=weights, target=0.7) for weights in ("last", "best"))
     assert last.answers.images == step.answers.images
