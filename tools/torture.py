@@ -95,8 +95,8 @@ def kill(process: subprocess.Popen, folder: Path, draw: random.Random, seconds: 
     """Kill at a random moment of the next seconds, half of the times within the first save after it; False if it ended before."""
     if wait(process, draw.uniform(0, seconds)):
         return False
-    until = time.monotonic() + 5
-    while draw.random() < 0.9995 and not savings(folder) and time.monotonic() < until and process.poll() is None:
+    until, in_save = time.monotonic() + 5, draw.random() < 0.5
+    while in_save and not savings(folder) and time.monotonic() < until and process.poll() is None:
         time.sleep(0.0005)
     if process.poll() is not None:
         return False

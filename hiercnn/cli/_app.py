@@ -326,14 +326,13 @@ def _save_pictures(drawn: dict, folder: Path, console) -> None:
 
 def _values(options: list[str] | None) -> dict[str, object]:
     """OPTION=VALUE texts as options, values as YAML has them."""
-    import yaml
-
     from hiercnn.errors import RecipeError
+    from hiercnn.recipe import read_text
 
     wrong = [text for text in options or [] if "=" not in text]
     if wrong:
         raise RecipeError(f"--set: wanted OPTION=VALUE, got '{wrong[0]}'")
-    return {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in options or [])}
+    return {key: read_text(value, f"--set {key}") for key, _, value in (text.partition("=") for text in options or [])}
 
 
 def _counts(text: str | None) -> list[int] | None:

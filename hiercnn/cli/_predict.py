@@ -67,6 +67,7 @@ def print_predictions(predictor: Predictor, paths: Sequence[Path], form: Format)
     if missing:
         raise RecipeError(f"there is no file or folder {', '.join(missing)}")
     errors = Console(stderr=True)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files are not always text, nor every terminal UTF-8
     write = {"table": _Table, "jsonl": _Lines, "csv": _Csv}[form]()
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
@@ -107,7 +108,7 @@ class _Table:
 
 class _Lines:
     def __call__(self, prediction: Prediction) -> None:
-        print(json.dumps(prediction.plain(), ensure_ascii=False))
+        print(json.dumps(prediction.plain()))
 
     def end(self) -> None:
         pass

@@ -248,6 +248,9 @@ def _from_torch(manifest: Manifest, content: bytes, tree: Hierarchy, device: tor
     from torch.export.passes import move_to_device_pass
 
     program = load_program(content, FILES["torch"])
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+    inputs, outputs = program.graph_signature.user_inputs, program.graph_signature.user_outputs
+    _check_fit(manifest, [values[name].shape for name in inputs if name in values], len(outputs))
     module = (program if device.type == "cpu" else move_to_device_pass(program, str(device))).module()
 
     def score(images: Tensor) -> Sequence[Tensor]:  # no submodule: programs refuse eval()
@@ -270,9 +273,21 @@ def _from_onnx(manifest: Manifest, content: bytes, tree: Hierarchy, device: torc
         session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own are of no common class
         raise CheckpointError(f"onnxruntime cannot read {FILES['onnx']}: {error}; export the run again") from error
+    named = all(name in {each.name for each in session.get_outputs()} for name in manifest.outputs)
+    _check_fit(manifest, [each.shape for each in session.get_inputs()], len(manifest.outputs) if named else 0)
     return _Named(
         lambda images: [torch.from_numpy(each) for each in session.run(manifest.outputs, {"images": images.numpy()})], manifest.outputs
     )
+
+
+def _check_fit(manifest: Manifest, inputs: Sequence[Sequence[Any]], outputs: int) -> None:
+    """Raise CheckpointError unless a program takes the manifest's images and gives as many outputs."""
+    images = manifest.images
+    if [list(shape[1:]) for shape in inputs] != [[images.channels, images.size, images.size]] or outputs != len(manifest.outputs):
+        raise CheckpointError(
+            f"{MANIFEST} says images of {images.channels} × {images.size} × {images.size} and the outputs {', '.join(manifest.outputs)}, "
+            f"which are not those of {FILES[manifest.kind]}; export the run again"
+        )
 
 
 NETWORKS = {"timm": _from_timm, "torch": _from_torch, "onnx": _from_onnx}

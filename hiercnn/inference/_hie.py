@@ -82,6 +82,7 @@ def hie_options(cuts: Mapping[str, Cut], options: Mapping[str, Any]) -> dict[str
         return dict(options)
     heads = {head: cut for head, cut in cuts.items() if cut.name != "leaf" and head == options.get("head", head)}
     if not heads:
-        raise RecipeError(f"hie needs a head that predicts groups, and there is {', '.join(cuts) or 'none'}")
+        wanted = f"a head '{options['head']}'" if "head" in options else "a head"
+        raise RecipeError(f"hie needs {wanted} that predicts groups, and there is {', '.join(cuts) or 'none'}")
     head, cut = next(iter(heads.items()))
     return {**options, "head": head, "cut": cut}

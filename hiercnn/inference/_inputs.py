@@ -57,7 +57,7 @@ def _expanded(image: object, place: int) -> Iterator[tuple[str, object]]:
 def _images_in(folder: Path) -> list[Path]:
     from PIL import Image
 
-    known = Image.registered_extensions()
+    known = {suffix for suffix, form in Image.registered_extensions().items() if form in Image.OPEN}  # PDF is only written
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file())
 
 

@@ -73,5 +73,5 @@ def calibration(scores: Tensor, labels: Tensor, hierarchy: Hierarchy, cuts: Sequ
     """What `Calibration` computes, of leaf logits [B, C] and labels [B]. Raises ShapeError, DataError (no samples, NaN)."""
     metric = Calibration(hierarchy, cuts, scores.device, bins=bins)
     metric.update(scores, labels)
-    check_whole(scores)
+    check_whole(scores.softmax(1))  # of +∞, or −∞ alone, no probabilities follow either
     return metric.compute()

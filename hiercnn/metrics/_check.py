@@ -8,6 +8,7 @@ from hiercnn.errors import DataError, ShapeError
 
 def check_scores(scores: Tensor, num_classes: int, labels: Tensor, num_labels: int, device: torch.device) -> None:
     """Raise ShapeError unless scores are floats [B, C] and labels int64 [B] below `num_labels`, both on the metric's device."""
+    _check_tensor("scores", scores)
     if scores.ndim != 2 or scores.shape[1] != num_classes:
         raise ShapeError(f"scores: wanted [B, {num_classes}], one number a class, got {list(scores.shape)}")
     if not scores.is_floating_point():
@@ -18,6 +19,7 @@ def check_scores(scores: Tensor, num_classes: int, labels: Tensor, num_labels: i
 
 def check_labels(name: str, labels: Tensor, rows: int, limit: int, device: torch.device) -> None:
     """Raise ShapeError unless `labels` are int64 [rows], 0 to limit − 1, on the metric's device."""
+    _check_tensor(name, labels)
     if labels.shape != (rows,):
         raise ShapeError(f"{name}: wanted [{rows}], one a sample, got {list(labels.shape)}")
     if labels.dtype != torch.int64:
@@ -56,6 +58,11 @@ def check_numbers(scores: Tensor) -> None:
     spoilt = scores.isnan().any(1).sum().item()
     if spoilt:
         raise DataError(f"{spoilt} of {len(scores)} samples have scores that are no numbers (NaN); mend the model or leave them out")
+
+
+def _check_tensor(name: str, values: object) -> None:
+    if not isinstance(values, Tensor):
+        raise ShapeError(f"{name}: wanted a tensor, got {type(values).__name__}; torch.as_tensor makes one")
 
 
 def _name(values: Tensor) -> str:

@@ -14,7 +14,7 @@ from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run
 from hiercnn.recipe._push import push_run
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._views import class_responses, kept_dynamics, source_images
-from hiercnn.recipe._yaml import find_recipe, recipes_folder, shipped_recipes
+from hiercnn.recipe._yaml import find_recipe, read_text, recipes_folder, shipped_recipes
 
 __all__ = [
     "FAULT_COLUMNS",
@@ -51,6 +51,7 @@ __all__ = [
     "out_of_fold",
     "predictor_of_run",
     "push_run",
+    "read_text",
     "recipes_folder",
     "report_cuts",
     "rule_of_run",

@@ -168,7 +168,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     try:
         scratch.mkdir(parents=True)
         yield scratch
+        mode = (scratch / MANIFEST).stat().st_mode
         for file in sorted(scratch.iterdir(), key=lambda file: file.name == MANIFEST):
+            file.chmod(mode)  # some are written for their owner alone
             file.replace(folder / file.name)
     except OSError as error:
         raise RecipeError(f"--out: cannot write to {folder}: {error.strerror or error}; choose another") from error

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -99,18 +100,20 @@ def rule_of_run(run: Run, model: HierarchicalModel, name: str, options: Mapping[
 
 
 def calibrate_run(run: Run, *, weights: str = "last", target: float = 0.95, confidence: float = 0.95) -> Calibration:
-    """Temperature and threshold from the run's val images, which weights and heads have not been trained on; kept in `calibration/`.
+    """Temperature and threshold from the run's val images, which weights and heads have not been trained on.
 
-    Weights that were chosen on val (`best`) have seen it in a way; the promise is then a little too good.
+    Weights that were chosen on val (`best`) have seen it in a way; the promise is then a little too good. What was found is kept in
+    `calibration/`, if the run can be written.
     """
     file = run.path / "calibration" / f"{weights}-{target:g}-{confidence:g}.json"
     kept = _kept(file, run)
     if kept is not None:
         return kept
     found = calibrate(run.hierarchy, *_run_scores(run, weights), target=target, confidence=confidence)
-    file.parent.mkdir(exist_ok=True)
-    with atomic_file(file) as scratch:
-        scratch.write_text(json.dumps(found.to_dict() | {"run": run.digest}, indent=1) + "\n", encoding="utf-8")
+    with suppress(OSError, CheckpointError):  # a run that may only be read answers too
+        file.parent.mkdir(exist_ok=True)
+        with atomic_file(file) as scratch:
+            scratch.write_text(json.dumps(found.to_dict() | {"run": run.digest}, indent=1) + "\n", encoding="utf-8")
     return found
 
 
@@ -125,9 +128,9 @@ def _kept(file, run: Run) -> Calibration | None:
 
 def _run_scores(run: Run, weights: str) -> tuple[Tensor, Tensor]:
     """Leaf logits and labels of val: those that the last evaluation has kept, or what the network makes of it now."""
-    kept = run.predictions / "val.npz"
-    if weights == "last" and kept.exists():
-        with np.load(kept, allow_pickle=False) as arrays:
+    if weights == "last":
+        damaged = (OSError, EOFError, ValueError, LookupError, BadZipFile)
+        with suppress(*damaged), open(run.predictions / "val.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return torch.from_numpy(arrays["logits"]).float(), torch.from_numpy(arrays["labels"])
     logits, labels, _ = run_scores(run, run.load_model(weights))
     return logits, labels

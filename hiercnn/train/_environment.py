@@ -72,10 +72,13 @@ def _cpu_model() -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one. Raises RecipeError if a CUDA device was asked for and is not there."""
+    """`auto` takes CUDA where there is one. Raises RecipeError for what is no device, or not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RecipeError(f"train.device: {name!r} is no device of torch; use auto, cpu or cuda") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(f"train.device: {name} is not there (torch sees {torch.cuda.device_count()} CUDA devices); use auto or cpu")
     return device

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -61,6 +62,19 @@ def test_unreadable_files_are_listed_at_the_end(command, run, photos, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_names_that_the_terminal_cannot_show(command, run, photos, tmp_path, monkeypatch, form, encoding):
+    name = "β😀\udcff.png"  # a byte that is no UTF-8, as Linux lets file names have
+    shutil.copy(photos / "0.png", tmp_path / name)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert command("predict", run.path, tmp_path, "--rule", "argmax", "--format", form)[0] == 0
+    printed = terminal.buffer.getvalue().decode(encoding)
+    assert "\\udcff.png" in printed
+    assert form != "jsonl" or json.loads(printed)["id"] == str(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -68,7 +82,9 @@ def test_unreadable_files_are_listed_at_the_end(command, run, photos, tmp_path):
         (["--format", "xml"], "--format: wanted table, jsonl, csv, got 'xml'"),
         (["--rule", "climbing", "--set", "threshold"], "--set: wanted OPTION=VALUE, got 'threshold'"),
         (["--rule", "climbing", "--set", "threshold=high"], "threshold"),
+        (["--rule", "climbing", "--set", "threshold={a: ["], "--set threshold is not valid YAML"),
         (["--weights", "worst"], "worst"),
+        (["--device", "quantum"], "'quantum' is no device of torch; use auto, cpu or cuda"),
     ],
 )
 def test_mistyped(command, run, photos, arguments, message):

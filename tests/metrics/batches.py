@@ -107,6 +107,9 @@ def assert_scores_are_checked(metric, function: Callable[[Tensor, Tensor], objec
     }.items():
         with pytest.raises(ShapeError, match=wanted):
             metric.update(scores, bad)
+    for bad in ((scores.numpy(), labels), (scores, labels.numpy())):
+        with pytest.raises(ShapeError, match="wanted a tensor, got ndarray; torch.as_tensor makes one"):
+            metric.update(*bad)
     with pytest.raises(DataError, match="no samples to measure"):
         function(scores[:0], labels[:0])
     scores[1, 2] = torch.nan

@@ -20,7 +20,7 @@ from metrics.batches import (
     path,
 )
 
-from hiercnn.errors import ShapeError
+from hiercnn.errors import DataError, ShapeError
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.metrics import Calibration, calibration
 
@@ -121,6 +121,11 @@ def test_what_does_not_fit_is_refused():
     assert_scores_are_checked(Calibration(TREE, CUTS), lambda scores, labels: calibration(scores, labels, TREE, CUTS))
     with pytest.raises(ShapeError, match="bins: wanted 1 or more, got 0"):
         Calibration(TREE, bins=0)
+
+
+def test_scores_without_probabilities_are_refused():
+    with pytest.raises(DataError, match="1 of 2 samples"):
+        calibration(torch.tensor([[0.0, torch.inf, 0, 0], [0.0, 1, 2, -torch.inf]]), torch.tensor([0, 1]), TREE)
 
 
 def test_a_score_that_is_no_number_shows():

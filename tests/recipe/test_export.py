@@ -92,6 +92,11 @@ def test_answers_are_the_run_s(run, folders, photos, form):
         assert [title for title, _ in one.path] == [title for title, _ in other.path]
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_whoever_may_read_one_file_may_read_all(folders, form):
+    assert len({file.stat().st_mode for file in folders[form].iterdir()}) == 1
+
+
 @pytest.mark.parametrize("form", ["torch", "onnx"])
 def test_heads_are_kept(run, folders, form):
     wanted, found = output_of(run), load_exported(folders[form]).score(IMAGES)
@@ -269,6 +274,20 @@ def swapped(manifest: dict) -> None:
 def test_a_changed_hiercnn_json(copy_of, change, message):
     with pytest.raises(CheckpointError, match=message):
         load_exported(edited(copy_of("timm"), change))
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: it["images"].update(size=64),
+        lambda it: it["images"].update(channels=1, mean=[0.5], std=[0.5]),
+        lambda it: it["heads"].update(more=it["heads"]["stage0_3"]) or it["outputs"].append("more"),
+    ],
+)
+def test_images_and_outputs_that_the_network_does_not_have(copy_of, form, change):
+    with pytest.raises(CheckpointError, match=f"are not those of {FILES[form]}; export the run again"):
+        load_exported(edited(copy_of(form), change))
 
 
 @pytest.mark.parametrize("architecture", ["hf-hub:someone/evil", "local-dir:.", "tiny_nett"])

@@ -169,6 +169,12 @@ def test_what_is_no_image(run, images, message):
         predictor_of_run(run)(images)
 
 
+def test_a_folder_s_documents_are_no_images(run, files, tmp_path):
+    shutil.copy(files[0], tmp_path / "photo.png")
+    (tmp_path / "list.pdf").write_bytes(b"%PDF-1.4")
+    assert predictor_of_run(run).inputs(tmp_path).ids == [str(tmp_path / "photo.png")]
+
+
 def test_a_folder_without_images(run, tmp_path):
     with pytest.raises(DataError, match="no images in"):
         predictor_of_run(run)(tmp_path)
@@ -191,12 +197,26 @@ def test_auto_is_calibrated_on_val_once(run, monkeypatch):
     assert predictor_of_run(run, "auto", {"target": 0.8}).rule.calibration == calibration
 
 
+def test_a_run_that_cannot_be_written_answers_too(run, tmp_path):
+    copy = Run(shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("calibration")))
+    (copy.path / "calibration").write_text("no folder")
+    assert calibrate_run(copy, target=0.8) == calibrate_run(run, target=0.8)
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"run": "another"}', "[1]"])
 def test_calibrations_that_are_no_use_are_made_again(run, tmp_path, content):
     copy = Run(shutil.copytree(run.path, tmp_path / "run"))
     (copy.path / "calibration").mkdir(exist_ok=True)
     (copy.path / "calibration" / "last-0.9-0.95.json").write_text(content)
     assert calibrate_run(copy, target=0.9).target == 0.9
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no arrays"])
+def test_kept_logits_that_are_damaged_are_made_again(run, tmp_path, content):
+    copy = Run(shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("calibration")))
+    (copy.predictions / "val.npz").write_bytes(content)
+    found, wanted = calibrate_run(copy, target=0.8), calibrate_run(run, target=0.8)
+    assert found.temperature.value == pytest.approx(wanted.temperature.value, rel=0.01)  # kept in half precision
 
 
 def test_calibration_of_other_weights_runs_the_network(run):
@@ -212,7 +232,7 @@ def test_calibration_of_other_weights_runs_the_network(run):
         ("auto", {"threshold": 0.5}, "auto has no option 'threshold'"),
         ("auto", {"target": 1.5}, "target"),
         ("climbing", {"threshold": 1.5}, "threshold"),
-        ("hie", {"head": "nobody"}, "hie needs a head that predicts groups, and there is stage0_3, stage1_9"),
+        ("hie", {"head": "nobody"}, "hie needs a head 'nobody' that predicts groups, and there is stage0_3, stage1_9"),
     ],
 )
 def test_rules_that_cannot_be(run, name, options, message):
