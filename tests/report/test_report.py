@@ -125,6 +125,13 @@ def test_a_damaged_run_is_named(bench, tmp_path):
         write_report([run.path], tmp_path / "report.html")
 
 
+def test_a_run_without_a_file_is_named(bench, tmp_path):
+    run = bench.made_run(tmp_path / "run", three_levels(), epochs=1, images=False)
+    (run.path / "environment.json").unlink()
+    with pytest.raises(CheckpointError, match=r"run is damaged .*environment.json"):
+        write_report([run.path], tmp_path / "report.html")
+
+
 def test_names_are_escaped(bench, tmp_path):
     tree = from_edges([("root", "<b>group</b>"), ("root", "</style>"), *(("<b>group</b>", name) for name in HOSTILE), ("</style>", "leaf")])
     run = bench.made_run(tmp_path / "<i>run", tree.with_classes(sorted(tree.classes)), epochs=2, cuts=[{"depth": 1}])
