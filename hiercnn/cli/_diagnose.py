@@ -37,7 +37,10 @@ def _print_tables(found: Diagnosis, top: int) -> None:
     how = f"out of {facts['folds']} folds" if facts["folds"] else "held out"
     console.print(f"{facts['images']:,} images of {facts['split']}, {how}, {100 * facts['accuracy']:.1f} % as labelled", highlight=False)
     for name, rows in found.rows.items():
-        table = Table("score", "image", "why", title=f"{name}: {len(rows):,} suspicions", title_justify="left")
+        console.print(f"{name}: {len(rows):,} suspicion{'' if len(rows) == 1 else 's'}", style="italic", highlight=False)
+        if not rows:
+            continue
+        table = Table("score", "image", "why")
         for row in rows[:top]:
             cells = dict(zip(FAULT_COLUMNS, row, strict=True))
             image = " and ".join(text for text in (cells["image"], cells["other_image"]) if text)

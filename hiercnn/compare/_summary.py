@@ -106,7 +106,7 @@ def _difference(level: str, what: str, ours: list[dict], baseline: list[dict]) -
 def _measure(run: Run) -> dict[str, Any]:
     try:
         return _measured(run)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the run in {run.path} is damaged ({type(error).__name__}: {error}); delete that folder to begin it again"
         ) from None

@@ -77,6 +77,7 @@ def diagnose_run(
     _check_side(side, folds)
     data, source = data_of_run(run, "use hiercnn.diagnose.Evidence and the detectors on what your network makes of them")
     side = "train" if folds else side or ("test" if data.test is not None else "val")
+    folder = _made(out or run.path / "diagnose" / (f"train-{folds}-folds" if folds else side))  # before the work
     evidence, indices, left_out = _evidence(run, data, side, folds, weights, device, tell, neighbours=NEIGHBOURS in asked)
     findings, notes = _detected(evidence, asked, required=names is not None)
     if left_out:
@@ -87,7 +88,6 @@ def diagnose_run(
     }
     accuracy = float((evidence.predicted == evidence.labels).mean())
     facts = {"run": run.digest, "split": side, "folds": folds, "images": len(evidence), "accuracy": accuracy, "notes": notes}
-    folder = out or run.path / "diagnose" / (f"train-{folds}-folds" if folds else side)
     _write(folder, rows, facts)
     return Diagnosis(findings, rows, facts, folder)
 
@@ -157,15 +157,19 @@ def _row(evidence: Evidence, rank: int, finding: Finding, side: str, indices: np
     return [rank, round(finding.score, 6), *place, finding.group or "", finding.sentence]
 
 
-def _write(folder: Path, rows: dict[str, list[list[object]]], facts: dict[str, object]) -> None:
+def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot make the folder {folder}: {error.strerror}; choose another with --out") from None
+    return folder
+
+
+def _write(folder: Path, rows: dict[str, list[list[object]]], facts: dict[str, object]) -> None:
     for name, lines in rows.items():
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *lines])
         with atomic_file(folder / f"{name}.csv") as scratch:
-            scratch.write_text(text.getvalue(), encoding="utf-8")
+            scratch.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")  # names of files are bytes
     with atomic_file(folder / "facts.json") as scratch:
         scratch.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

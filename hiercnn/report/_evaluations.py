@@ -76,22 +76,26 @@ def kept_evaluations(run: Run, tree: Hierarchy, fold: Cut | None = None) -> Kept
 def _read(file: Path, epoch: int, classes: Hierarchy, tree: Hierarchy, fold: Cut | None) -> Evaluation:
     with np.load(file, allow_pickle=False) as arrays:
         columns = {name: arrays[name] for name in arrays.files if not name.startswith("sums/")}
+    if len({len(values) for values in columns.values()}) > 1:
+        raise ValueError("columns of different lengths")
     order = np.argsort(columns["indices"], kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
     known = columns["labels"] < classes.num_classes
     columns = {name: values[known] for name, values in columns.items()}
     groups = np.arange(classes.num_classes) if fold is None else np.asarray(fold.groups)
     split, labels = file.stem.partition("-")[0], columns["labels"]
+    if not len(labels) or labels.min() < 0:
+        raise ValueError("no image with a class, or labels that are none")
     more = {}
     if "logits" in columns:
+        if columns["logits"].shape[1:] != (classes.num_classes,) or not np.isfinite(columns["logits"]).all():
+            raise ValueError("logits that are not finite, or of other classes")
         guesses, confidence, more = _whole(columns["logits"], labels, groups, tree)
         more["ids"] = columns["ids"].tolist()
     else:
         guesses, confidence = columns["top_classes"].astype(np.int64), columns["top_probabilities"][:, 0].astype(np.float32)
     if guesses.size and not 0 <= guesses.min() <= guesses.max() < classes.num_classes:
         raise ValueError("classes that the tree does not have")
-    if not len(labels):
-        raise ValueError("no image with a class")
     hits = groups[guesses] == groups[labels][:, None]
     place = np.where(hits.any(1), hits.argmax(1), FAR).astype(np.uint8)
     return Evaluation(split, epoch, groups[labels], groups[guesses[:, 0]], place, confidence, **more)

@@ -1,6 +1,7 @@
 """Ranked findings of `hiercnn diagnose` that a run folder holds: `diagnose/SPLIT/DETECTOR.csv`."""
 
 import csv
+import json
 from pathlib import Path
 
 from hiercnn.recipe import Run
@@ -10,7 +11,7 @@ SHOWN = 200  # findings of a detector on the page
 
 
 def faults(run: Run) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
-    """Findings by detector and split, in order of rank, and a sentence for each file that could not be read."""
+    """Findings by detector and split, in order of rank, and a sentence for each file that could not be read, or is of another run."""
     found: dict[str, list[dict[str, str]]] = {}
     problems = []
     for file in sorted((run.path / "diagnose").glob("*/*.csv")):
@@ -18,7 +19,20 @@ def faults(run: Run) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
             found[f"{file.stem} ({file.parent.name})"] = _read(file)
         except (OSError, ValueError, csv.Error) as error:
             problems.append(f"{file.parent.name}/{file.name} is left out: {error}.")
+    problems += [
+        f"{file.parent.name} was judged before this run was trained anew: call hiercnn diagnose {run.path} again."
+        for file in sorted((run.path / "diagnose").glob("*/facts.json"))
+        if _judged_run(file) not in (None, run.digest)
+    ]
     return found, problems
+
+
+def _judged_run(facts: Path) -> str | None:
+    """The digest of the run that a folder of findings is of, if it can be told."""
+    try:
+        return json.loads(facts.read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _read(file: Path) -> list[dict[str, str]]:

@@ -64,9 +64,12 @@ def write_report(
     out = checked_out(Path(out))
     if figures is not None:
         make_folder(figures)
-    runs = [Run(folder, trust_imports=trust_imports) for folder in run_folders(folders)]
+    named = [Run(folder, trust_imports=trust_imports) for folder in run_folders(folders)]
+    runs = [run for run in named if run.events] or named  # if none has begun, the first one's error says so
     check_same_classes(runs)
     compared = comparison(runs)
+    if len(runs) < len(named):
+        compared.notes.append(f"Not begun, so left out: {', '.join(run.path.name for run in named if run not in runs)}.")
     shown = _one_a_recipe(runs)
     views = []
     for run in shown:
@@ -82,7 +85,7 @@ def write_report(
     text = page(
         title=_title(runs),
         lede=_lede(runs),
-        runs=[run.path.name for run in shown],
+        runs=run_names(shown),
         overview=_overview(compared, views, runs),
         footer=_footer(runs),
         data=_data(views, learnt, found, pictures),
@@ -318,6 +321,12 @@ def _faults(run: Run, lists: Mapping[str, list[dict[str, str]]], problems: list[
 def _named_figures(drawn: Mapping[str, Any], per_run: Sequence[Mapping[str, Any]], views: Sequence[View]) -> dict[str, Any]:
     """Every figure by a name of its own: those of runs begin with the run."""
     named = dict(drawn)
-    for learnt, each in zip(per_run, views, strict=True):
-        named |= {f"{each.run.path.name}-{name}": figure for name, figure in {**learnt, **view_figures(each)}.items()}
+    for learnt, each, name in zip(per_run, views, run_names([each.run for each in views]), strict=True):
+        named |= {f"{name}-{what}": figure for what, figure in {**learnt, **view_figures(each)}.items()}
     return named
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """What tells runs apart: names of their folders, with the recipe's behind where folders are namesakes."""
+    names = [run.path.resolve().name for run in runs]
+    return [name if names.count(name) == 1 else f"{name}-{run.recipe.name}" for name, run in zip(names, runs, strict=True)]

@@ -26,6 +26,12 @@ def test_a_table_for_every_detector(command, run):
     assert (run.path / "diagnose" / "test" / "mislabel.csv").exists()
 
 
+def test_a_detector_without_suspicions_has_no_table(command, run, tmp_path):
+    code, out, _ = command("diagnose", run.path, "--detector", "multi_object", "--out", tmp_path)
+    assert code == 0
+    assert out.splitlines()[1:] == ["multi_object: 0 suspicions"]
+
+
 def test_csv_and_json_hold_the_worst(command, run, tmp_path):
     options = ("--side", "val", "--detector", "mislabel", "--detector", "multi_object", "--top", 3, "--out", tmp_path)
     code, out, _ = command("diagnose", run.path, *options, "--format", "csv")

@@ -202,10 +202,18 @@ def test_a_tree_of_one_level_leaves_detectors_out_unless_asked_for(tmp_path):
         diagnose_run(run, ["multi_object"], tell=silent)
 
 
-def test_a_folder_that_cannot_be_is_told(run, tmp_path):
+def test_a_folder_that_cannot_be_is_told_before_the_work(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr("hiercnn.recipe._diagnose.look_at", None)
     with pytest.raises(CheckpointError, match="choose another with --out"):
         diagnose_run(run, ["mislabel"], out=tmp_path / "file" / "here", tell=silent)
+
+
+def test_names_of_files_that_are_no_text_are_written_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("hiercnn.recipe._diagnose._paths", lambda source: {f"test/{i}": os.fsdecode(b"caf\xe9.png") for i in range(200)})
+    run = fit(tiny("epochs=1"), run_dir=tmp_path / "run")
+    folder = diagnose_run(run, ["mislabel"], tell=silent).folder
+    assert b"caf\xe9.png" in (folder / "mislabel.csv").read_bytes()
 
 
 def test_planted_labels_are_found_out_of_fold(tmp_path):

@@ -83,3 +83,24 @@ def test_files_that_cannot_be_read_are_named(bench, tmp_path, content):
     found = kept_evaluations(Run(run.path), run.hierarchy)
     assert [(one.split, one.epoch) for one in found.evaluations] == [("val", 2), ("test", 2)]
     assert "val-epoch-0001.npz cannot be read" in found.problems[0]
+
+
+def damaged(name: str, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    changes = {
+        "not finite": {"logits": np.full_like(columns["logits"], np.nan)},
+        "other classes": {"logits": columns["logits"][:, :3]},
+        "short": {"labels": columns["labels"][:3]},
+        "no labels": {"labels": np.full_like(columns["labels"], -1)},
+    }
+    return columns | changes[name]
+
+
+@pytest.mark.parametrize("name", ["not finite", "other classes", "short", "no labels"])
+def test_a_last_evaluation_that_cannot_be_shown_is_named(bench, tmp_path, name):
+    run = bench.made_run(tmp_path / "run", three_levels(), epochs=1, images=False)
+    with np.load(run.predictions / "test.npz") as arrays:
+        columns = dict(arrays)
+    np.savez(run.predictions / "test.npz", **damaged(name, columns))
+    found = kept_evaluations(Run(run.path), run.hierarchy)
+    assert [one.split for one in found.evaluations] == ["val"]
+    assert "test.npz cannot be read (ValueError)" in found.problems[0]

@@ -125,6 +125,13 @@ def test_a_damaged_run_is_named(bench, tmp_path):
         write_report([run.path], tmp_path / "report.html")
 
 
+def test_a_run_without_a_file_is_named(bench, tmp_path):
+    run = bench.made_run(tmp_path / "run", three_levels(), epochs=1, images=False)
+    (run.path / "environment.json").unlink()
+    with pytest.raises(CheckpointError, match=r"run is damaged .*environment.json"):
+        write_report([run.path], tmp_path / "report.html")
+
+
 def test_names_are_escaped(bench, tmp_path):
     tree = from_edges([("root", "<b>group</b>"), ("root", "</style>"), *(("<b>group</b>", name) for name in HOSTILE), ("</style>", "leaf")])
     run = bench.made_run(tmp_path / "<i>run", tree.with_classes(sorted(tree.classes)), epochs=2, cuts=[{"depth": 1}])
@@ -174,6 +181,33 @@ def test_faults_are_listed_by_rank_with_pictures(bench, tmp_path):
         "test/bad.csv is left out: rank should be a whole number, got 'first'.",
         "test/other.csv is left out: it lacks the columns split, image, label, predicted, other_image, sentence.",
     ]
+
+
+def test_findings_of_a_run_that_was_trained_anew_are_told(bench, tmp_path):
+    run = bench.made_run(tmp_path / "run", three_levels(), epochs=1, images=False)
+    write_findings(run, "mislabel.csv", ROW)
+    facts = run.path / "diagnose" / "test" / "facts.json"
+    for digest, told in ((run.digest, []), ("of another", ["test was judged before"])):
+        facts.write_text(json.dumps({"run": digest}))
+        text = held(write_report([run.path], tmp_path / "report.html", images=0).path)["faults"][0]["text"]
+        assert [line[:22] for line in text] == told
+
+
+def test_a_run_that_has_not_begun_does_not_stop_the_others(bench, tmp_path):
+    for name in ("one", "two"):
+        run = bench.made_run(tmp_path / "runs" / name, three_levels(), name=name, epochs=1, images=False)
+    run.metrics_file.write_text("")
+    found = write_report([tmp_path / "runs"], tmp_path / "report.html", images=0)
+    assert [run.path.name for run in found.shown] == ["one"]
+    assert "Not begun, so left out: two." in found.path.read_text()
+
+
+def test_figures_of_folders_of_one_name_are_kept_apart(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "nowhere")
+    for name in ("plain", "with"):
+        bench.made_run(tmp_path / name / "run", three_levels(), name=name, epochs=1, images=False)
+    found = write_report([tmp_path / "plain", tmp_path / "with"], tmp_path / "report.html", figures=tmp_path / "figures", images=0)
+    assert {"run-plain-tree", "run-with-tree"} <= {path.stem for path in found.figures.paths}
 
 
 def test_without_findings_the_page_says_how_to_make_them(page, run):
