@@ -161,3 +161,17 @@ def test_photos_and_answers_stand_side_by_side(tmp_path):
     nothing = subprocess.run([*map(str, [*command, "--rules", "argmax", "--unsure"])], cwd=ROOT, capture_output=True, text=True)
     assert nothing.returncode == 2
     assert "no photo is left to show" in nothing.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "last"),
+    [
+        (["fuzz.py", "--cases", "40", "--only", "edges.csv", "state.pt"], "state.pt: 40 cases"),
+        (["torture.py", "--kills", "2"], "kills 2, differing metrics 0, unreadable checkpoints 0"),
+    ],
+)
+def test_files_and_trainings_withstand_violence(command, last, tmp_path):
+    run = subprocess.run([sys.executable, ROOT / "tools" / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.splitlines()[-1].startswith(last)

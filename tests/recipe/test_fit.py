@@ -237,3 +237,9 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_tested_again(tmp_p
     again = hiercnn.fit(QUICK, train=Blobs(), hierarchy=TREE, model=net(), run_dir=tmp_path / "run", resume=True)
     assert again.events == events
     assert "resumed" not in (tmp_path / "run" / "environment.json").read_text()
+
+
+def test_a_recipe_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"name: \xff\xfe\n")
+    with pytest.raises(CheckpointError, match="no run in .*cannot read recipe.yaml"):
+        _ = hiercnn.Run(tmp_path).recipe
