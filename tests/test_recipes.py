@@ -39,6 +39,7 @@ TWINS = {
     "partly_coarse/fine_only": FINE_ONLY,
     "few_images/random_groups": {LOSS},
     "noisy_labels/random_groups": {LOSS},
+    **{f"noisy_labels/forward_correction{control}": {LOSS} for control in ("", "_anywhere", "_random_groups")},
     **{f"finetune/{name}{LITE}": {HEADS} for name in ("branches", *CONTROLS)},
     "finetune/branches_resnet50": {HEADS},
 }
