@@ -147,7 +147,8 @@ def _lede(runs: Sequence[Run]) -> str:
     first = runs[0]
     sizes = ", ".join(f"{size:,} {split}" for split, size in first.start["sizes"].items() if size)
     data = f"{first.recipe.data.name}: {first.hierarchy.num_classes:,} classes, {sizes} images"
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {len({run.recipe.name for run in runs})} recipes · {data}"
+    recipes = len({run.recipe.name for run in runs})
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {recipes} recipe{'s' if recipes > 1 else ''} · {data}"
 
 
 def _footer(runs: Sequence[Run]) -> str:

@@ -844,9 +844,9 @@ function showFaults(number) {
 }
 
 function finding(row) {
-  const names = [row.label, row.predicted].filter(Boolean).join(" → "), split = row.split ? `${row.split}: ` : "";
+  const ofImage = Boolean(row.image), names = [row.label, row.predicted].filter(Boolean).join(ofImage ? " → " : ", "), split = row.split ? `${row.split}: ` : "";
   const text = make("div", {}, make("div", { textContent: row.sentence || names }), make("p", { className: "note", textContent: `${split}${[names, row.image, row.other_image].filter(Boolean).join(", ")}` }));
-  return make("div", { className: "finding" }, make("span", { textContent: row.rank }), make("span", { textContent: row.score }), make("div", { className: "pair" }, ...row.pictures.map((number) => picture(number, 64))), text);
+  return make("div", { className: ofImage ? "finding" : "finding classes" }, make("span", { textContent: row.rank }), make("span", { textContent: row.score }), ...(ofImage ? [make("div", { className: "pair" }, ...row.pictures.map((number) => picture(number, 64)))] : []), text);
 }
 
 function save(name, rows) {
