@@ -89,7 +89,9 @@ def test_of_a_kind_other_faults_are_left_out(tool):
 
 def test_test_images_of_a_run_are_judged_as_well(tool, tmp_path, capsys):
     run = fit(tiny("epochs=1", "data.render_test=27"), run_dir=tmp_path / "run")
-    rows = list(tool.module.of_run(run.path, 2))
+    tool("quickstart/flat", "--seeds", "--runs", run.path, "--count", 2, "--csv", tmp_path / "faults.csv")
+    with open(tmp_path / "faults.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
     assert {row[0] for row in rows} == {"5 a class, held out"}
     wanted = {
         "labels": {"near and far", "near", "far"},
@@ -98,7 +100,8 @@ def test_test_images_of_a_run_are_judged_as_well(tool, tmp_path, capsys):
         "objects": {"two objects", *inject.LAYOUTS},
     }
     assert {(row[1], row[4]) for row in rows} == {(experiment, fault) for experiment, faults in wanted.items() for fault in faults}
-    assert {row[8] for row in rows} == {36 * 27}
+    assert {row[8] for row in rows} == {str(36 * 27)}
+    assert {row[3] for row in rows if row[1] == "copies"} == {"near_duplicates", "near_duplicates, quantile 0.9"}
 
 
 def test_mistyped_recipes_are_told(tool, capsys, tmp_path):

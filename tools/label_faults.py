@@ -41,6 +41,7 @@ OURS = {
     "mislabel, nearness 1": {"nearness": 1.0},
     "mislabel, margin": {"score": "margin"},
 }
+NEIGHBOURS = {"near_duplicates": {}, "near_duplicates, quantile 0.9": {"quantile": 0.9}}
 COLUMNS = (
     "setting",
     "experiment",
@@ -184,8 +185,11 @@ def of_copies(see: See, split: ImageSet, other: ImageSet, tree: Hierarchy, seed:
     others = OtherSplit("train", of_other.features[PENULTIMATE].numpy(), other.labels, other.ids)
     features = seen.features[PENULTIMATE].numpy()
     evidence = Evidence(tree, changed.labels, seen.logits.softmax(1).numpy(), changed.ids, features, others)
-    ranking = [(finding.image, finding.other) for finding in detectors["near_duplicates"](evidence)]
-    return evidence, list(of_kinds("near_duplicates", "copied", ranking, faults))
+    rows: list[Row] = []
+    for name, options in NEIGHBOURS.items():
+        ranking = [(finding.image, finding.other) for finding in detectors["near_duplicates"](evidence, **options)]
+        rows += of_kinds(name, "copied", ranking, faults)
+    return evidence, rows
 
 
 def of_objects(see: See, split: ImageSet, tree: Hierarchy, seed: int) -> tuple[Evidence, list[Row]]:
@@ -253,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="recipe file or shipped name; key=value overrides follow")
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the folds; none: finished runs alone")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--count", type=int, default=6, help="classes of each fault")
     parser.add_argument("--experiments", nargs="+", choices=("labels", "classes", "moves"), default=["labels", "classes", "moves"])

@@ -98,7 +98,9 @@ def write_report(
     with atomic_file(out) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="surrogateescape")
     saved = None if figures is None else save_figures(_named_figures(drawn, per_run, views), figures)
-    return Report(out, out.stat().st_size, shown, [note for each in views for note in each.notes] + pictures.notes, saved)
+    return Report(
+        out, out.stat().st_size, shown, [*compared.notes, *(note for each in views for note in each.notes), *pictures.notes], saved
+    )
 
 
 def run_folders(folders: Sequence[Path | str]) -> list[Path]:
