@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and arrays that are read without running anything."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from hiercnn.errors import CheckpointError
 
@@ -27,3 +29,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
         kept = "; the file of before is intact" if path.exists() else ""
         raise CheckpointError(f"cannot write {path}: {error}{kept}. Free space or mend permissions and go on (train: --resume)") from error
+
+
+def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; pickles in it are refused. Raises CheckpointError if it is missing or damaged."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # numpy, zipfile, zlib and tokenize raise a dozen kinds
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {str(error)[:120]})") from None

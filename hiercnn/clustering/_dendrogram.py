@@ -27,12 +27,16 @@ class Dendrogram:
     """
 
     def __init__(self, merges: np.ndarray):
-        merges = np.asarray(merges, dtype=np.float64)
+        try:
+            merges = np.asarray(merges, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ShapeError("merges: wanted scipy's linkage matrix [K - 1, 4], got values that are no numbers") from None
         if merges.ndim != 2 or merges.shape[1] != 4 or not len(merges):
             raise ShapeError(f"merges: wanted scipy's linkage matrix [K - 1, 4], got {list(merges.shape)}")
         from scipy.cluster.hierarchy import is_valid_linkage
 
-        if not is_valid_linkage(merges):
+        whole = np.isfinite(merges).all() and (merges[:, [0, 1, 3]] % 1 == 0).all()
+        if not whole or not is_valid_linkage(merges):
             raise ShapeError("merges: wanted scipy's linkage matrix: every cluster merged once, of as many classes as its parts have")
         self.merges = merges
 

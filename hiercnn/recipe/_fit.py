@@ -67,7 +67,7 @@ class Run(RunFolder):
         start = next((event for event in self.events if event["event"] == "start"), None)
         if start is None:
             raise CheckpointError(f"the run in {self.path} has not begun; delete that folder")
-        return start
+        return self._whole(start)
 
     @property
     def channels(self) -> int:
