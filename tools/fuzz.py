@@ -43,6 +43,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 import hiercnn
 from hiercnn.clustering import ClassStatistics, Dendrogram, cluster, vector_distances
 from hiercnn.compare import markdown, table
+from hiercnn.compare._compare import _keep_other
 from hiercnn.data import data_sets, match, open_image
 from hiercnn.errors import HierCNNError
 from hiercnn.hierarchy import builtin, read_cuts, read_hierarchy, save_hierarchy, to_nested
@@ -68,6 +69,7 @@ from hiercnn.report._faults import faults
 from hiercnn.report._overview import comparison, sentences
 from hiercnn.train import QuietDisplay, load_weights
 from hiercnn.train._checkpoint import load_training_state
+from hiercnn.train._environment import describe_environment
 
 CANARY = "hiercnn-canary"
 WORDS = [
@@ -87,7 +89,7 @@ WORDS = [
     "../../x",
     f"!!python/object/apply:os.mkdir [{CANARY}]",
 ]
-PIECES = [*map(str.encode, WORDS), b"\xff\xfe"]
+PIECES = [*map(str.encode, WORDS), b"\xff\xfe", b"[" * 3000, b'{"x":' * 3000]
 VALUES = [
     None,
     True,
@@ -450,6 +452,9 @@ def of_run(path: Path) -> dict[str, Format]:
     def restored(file: Path) -> None:
         trainer._restore(load_training_state(file, run.hierarchy))
 
+    result = {"recipes": {"fuzz": {"runs": [{"path": "fuzz-seed0"}]}}}
+    (path / "compare.json").write_text(json.dumps(result))
+
     return {
         "metrics.jsonl": Format(run.metrics_file, lambda file: seen(run), damaged_lines),
         "hierarchy.json": Format(run.hierarchy_file, lambda file: read_cuts(file, read_hierarchy(file)), damaged_json),
@@ -462,6 +467,7 @@ def of_run(path: Path) -> dict[str, Format]:
         ),
         "val.npz": Format(run.predictions / "val.npz", lambda file: evaluated(run, calibration), damaged_archive),
         "val-epoch.npz": Format(run.predictions / "val-epoch-0001.npz", lambda file: kept_evaluations(run, run.hierarchy), damaged_archive),
+        "compare.json": Format(path / "compare.json", lambda file: compared_again(file, result), damaged_json),
         "calibration.json": Format(calibration, lambda file: calibrate_run(run), damaged_json),
         "moment.npz": Format(moment, lambda file: kept_dynamics(run), damaged_archive),
         "means.npz": Format(path / "dynamics" / "means.npz", lambda file: kept_responses(run), damaged_archive),
@@ -485,6 +491,11 @@ def environment(run: Run) -> None:
     run.note_resume({"device": "x"})
     file.write_bytes(content)
     markdown(comparison([run]).result)
+
+
+def compared_again(file: Path, result: dict) -> None:
+    _keep_other(file.parent, result)
+    (file.parent / "compare-1.json").unlink(missing_ok=True)
 
 
 def evaluated(run: Run, calibration: Path) -> None:
@@ -603,17 +614,33 @@ def fuzzed(name: str, each: Format, numbers: range, watch: Watch, keep: Path) ->
     return {"format": name, "cases": len(numbers), **counts, "failures": sum(kinds.values()), "seconds": seconds, "kinds": kinds}
 
 
+def write_row(file: Path, row: dict[str, object], facts: dict[str, object]) -> None:
+    """Put a format's counts into a CSV file, in the place of those that are there."""
+    rows = {}
+    if file.exists():
+        with open(file, newline="", encoding="utf-8") as opened:
+            rows = {each["format"]: each for each in csv.DictReader(opened)}
+    rows[row["format"]] = {key: value for key, value in row.items() if key != "kinds"} | facts
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, rows[row["format"]], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000, help="of each format")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--only", nargs="*", help="formats; default: all")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="folder for files that broke something")
+    parser.add_argument("--csv", type=Path, help="file for the counts of each format")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable()
-    failures, keep = 0, options.keep.resolve()
+    failures, keep, table_file = 0, options.keep.resolve(), options.csv and options.csv.resolve()
+    environment = describe_environment(torch.device("cpu"), "float32", 0)
+    facts = {"machine": environment["device"], "commit": environment["git"]}
     with TemporaryDirectory() as scratch:
         os.environ["HIERCNN_CACHE"] = f"{scratch}/work/cache"
         beside = Path(scratch) / "beside"
@@ -628,6 +655,8 @@ def main() -> None:
             print(f"{name}: {counts} {row['kinds'] or ''} ({row['seconds']} s)", flush=True)
             strange = [path.name for path in [*beside.iterdir(), *(p for p in Path(scratch).iterdir() if p.name not in ("work", "beside"))]]
             failures += row["failures"] + len(strange)
+            if table_file:
+                write_row(table_file, row, facts)
             if strange:
                 print(f"{name}: files appeared outside: {strange}", flush=True)
     sys.exit(bool(failures))

@@ -78,7 +78,7 @@ def pretrained_config(name: str, weights: str) -> dict[str, object]:
     try:
         read = load_model_config_from_path if hub == "local-dir" else load_model_config_from_hf
         config, architecture, _ = read(place)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, HTTPError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, HTTPError) as error:
         raise RecipeError(f"{weights}: no config.json of a timm model: {_first_line(error)}; `hiercnn push` writes one") from error
     if architecture != timm.models.split_model_name_tag(name)[0]:
         raise RecipeError(f"{weights} holds a '{architecture}', model.backbone is '{name}'; set model.backbone: {architecture}")
@@ -146,6 +146,8 @@ def read_weights(weights: str) -> dict[str, Tensor]:
         if re.search(r"Unsupported (global|class|function)|GLOBAL", str(error)):  # of torch's weights_only
             raise RecipeError(f"{path} holds more than tensors, and reading it could run code; ask for a safetensors file") from error
         raise RecipeError(f"cannot read weights {path}, it is damaged or of another kind: {_first_line(error)}") from error
+    if not all(isinstance(key, str) for key in state):
+        raise RecipeError(f"{path} holds no state dict, no tensors by name")
     if any(key.startswith("backbone.") for key in state):  # a run's checkpoint: heads and all
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}

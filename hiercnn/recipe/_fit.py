@@ -55,7 +55,7 @@ class Run(RunFolder):
     def recipe(self) -> Recipe:
         try:
             raw = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise CheckpointError(f"no run in {self.path}: cannot read recipe.yaml ({error})") from None
         if not isinstance(raw, dict):
             raise CheckpointError(f"no run in {self.path}: recipe.yaml is empty or damaged")

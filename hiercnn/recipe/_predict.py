@@ -120,7 +120,7 @@ def _kept(file, run: Run) -> Calibration | None:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return Calibration.from_dict(values) if values.pop("run", None) == run.digest else None
-    except (OSError, ValueError, AttributeError, TypeError, CheckpointError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, CheckpointError):
         return None
 
 

@@ -69,7 +69,8 @@ class RunFolder:
     def log(self, event: Mapping[str, object]) -> None:
         """Append one event to metrics.jsonl and push it to the disk."""
         try:
-            with open(self.metrics_file, "a", encoding="utf-8") as file:
+            with open(self.metrics_file, "r+", encoding="utf-8") as file:  # "a" would begin a file anew that has vanished
+                file.seek(0, os.SEEK_END)
                 file.write(json.dumps(event) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
