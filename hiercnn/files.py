@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        scratch.unlink(missing_ok=True)
+        error = error.__context__ if isinstance(error.__context__, OSError) else error  # what torch.save has run into
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
         kept = "; the file of before is intact" if path.exists() else ""
         raise CheckpointError(f"cannot write {path}: {error}{kept}. Free space or mend permissions and go on (train: --resume)") from error
 

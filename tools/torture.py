@@ -193,7 +193,7 @@ class Place:
                 for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
                     at = root / split / source.names[label] / f"{number}.png"
                     at.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(pixels.transpose(1, 2, 0)).save(at)
+                    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(at)
             data = {"name": "folder", "root": str(root), **FROM_FILES}
             file.write_text(to_yaml(load_recipe(RECIPE | {"data": data})), encoding="utf-8")
             self.undisturbed(file, whole)

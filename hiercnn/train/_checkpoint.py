@@ -75,8 +75,8 @@ def load_state(path: Path | str, model: nn.Module, tensors: Mapping[str, Tensor]
 
 def save_state(path: Path, state: Mapping[str, object]) -> None:
     """Write the state that `--resume` needs; loadable with weights_only=True."""
-    with atomic_file(path) as scratch:
-        torch.save(dict(state), scratch)
+    with atomic_file(path) as scratch, open(scratch, "wb") as file:  # of a name torch would not tell why it cannot be written
+        torch.save(dict(state), file)
 
 
 def load_training_state(path: Path, hierarchy: Hierarchy) -> dict:

@@ -92,7 +92,10 @@ class RunFolder:
 
     def keep_events(self, count: int) -> None:
         """Cut metrics.jsonl back to its first `count` events: those that a checkpoint knows of."""
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.metrics_file} has vanished; begin again in another folder") from None
         if len(lines) < count:
             raise CheckpointError(f"{self.metrics_file} has {len(lines)} events, the checkpoint knows {count}; the run folder was changed")
         with atomic_file(self.metrics_file) as scratch:

@@ -51,6 +51,8 @@ class Progress:
             kind = type(getattr(Progress, name, {}))
             if not isinstance(value, kind) or (kind is int and value < 0) or (kind is float and not isfinite(value)):
                 raise ValueError(f"progress.{name} is {value!r}")
+        if not all(isinstance(value, float) for value in self.sums.values()):
+            raise ValueError(f"progress.sums is {self.sums!r}")
 
 
 class Trainer:

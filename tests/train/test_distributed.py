@@ -190,6 +190,30 @@ def test_where_one_dies_the_others_end_and_say_why(tmp_path):
     assert "Traceback" not in said
 
 
+def _out_of_memory(rank: int) -> None:
+    from hiercnn.train._task import FlatTask
+
+    forward, calls = FlatTask.forward, []
+
+    def full(self, *arguments):
+        calls.append(1)
+        if rank == 1 and len(calls) == 7:  # in the second epoch
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, *arguments)
+
+    FlatTask.forward = full
+
+
+def test_where_the_memory_of_one_is_full_the_others_end_and_say_why(alone, tmp_path):
+    assert end(start(2, tiny(*PLAIN), tmp_path / "run", hook=_out_of_memory), 60) == [2, 2]
+    said = [Path(f"{tmp_path / 'run'}-{rank}.txt").read_text() for rank in (0, 1)]
+    assert re.search("process 0 of 2 cannot go on: another one has ended or cannot be reached; its own message says why", said[0])
+    assert re.search(r"\(process 1\): the memory of cpu is full.*\n.*Lower data.batch_size", said[1])
+    assert "Traceback" not in said[0] + said[1]
+    assert end(start(2, tiny(*PLAIN), tmp_path / "run", resume=True)) == [0, 0]
+    assert_same(alone, tmp_path / "run")
+
+
 def _wait_for(file: Path) -> None:
     until = time.monotonic() + 60
     while not (file.exists() and file.stat().st_size):
