@@ -29,6 +29,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         error = error.__context__ if isinstance(error.__context__, OSError) else error  # what torch.save has run into
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
+        if "DataLoader worker" in str(error):  # has been killed just now; torch says so wherever the main process is
+            raise
         kept = "; the file of before is intact" if path.exists() else ""
         raise CheckpointError(f"cannot write {path}: {error}{kept}. Free space or mend permissions and go on (train: --resume)") from error
 

@@ -109,7 +109,7 @@ def differing(folder: Path, wanted: Path) -> int:
 
 def unreadable(folder: Path) -> list[str]:
     """Checkpoints of a disturbed run that cannot be loaded."""
-    if not (folder / "recipe.yaml").exists():
+    if not (folder / "recipe.yaml").exists() or not (folder / "hierarchy.json").exists():  # it has vanished, and comes back
         return []
     run, found = Run(folder), []
     for file in sorted((folder / "checkpoints").glob("*.safetensors")):
@@ -135,18 +135,18 @@ class Tally:
         self.lost: list[str] = []
         self.skipped = ""
 
-    def ended(self, process: subprocess.Popen, folder: Path, code: int, *words: str) -> None:
-        """Look at how a disturbed process ends, and at what it leaves."""
+    def ended(self, process: subprocess.Popen, code: int, *words: str) -> None:
+        """Look at how a disturbed process ends."""
         said = process.communicate()[1]
         wrong = [f"it lacks {word!r}" for word in words if word not in said] + ["it has a traceback"] * ("Traceback" in said)
         if process.returncode != code:
             wrong.append(f"the exit code is {process.returncode}, not {code}")
         self.wrong += [f"{'; '.join(wrong)}: {said.strip()[-600:]}"] if wrong else []
         self.ends += not wrong
-        self.lost += unreadable(folder)
 
     def goes_on(self, file: Path, folder: Path, whole: Path, *overrides: str) -> None:
-        """Resume what was disturbed, and compare."""
+        """Look at what a disturbed process has left, resume it, and compare."""
+        self.lost += unreadable(folder)
         process = start(file, folder, *overrides)
         said = process.communicate()[1]
         if process.returncode:
@@ -154,6 +154,7 @@ class Tally:
             return
         self.resumed += 1
         self.differing += differing(folder, whole)
+        self.lost += unreadable(folder)
 
     def __str__(self) -> str:
         if self.skipped:
@@ -211,7 +212,7 @@ def disk_full(place: Place, tally: Tally) -> None:
                 tally.skipped = "no small file system can be mounted here"
                 return
             folder = disk / "run"
-            tally.ended(start(place.file, folder), folder, 2, "cannot write", "No space left on device")
+            tally.ended(start(place.file, folder), 2, "cannot write", "No space left on device")
             subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
             tally.goes_on(place.file, folder, place.whole)
 
@@ -224,13 +225,13 @@ def read_only_folder(place: Place, tally: Tally) -> None:
             return
         folder = disk / "run"
         with read_only(disk):
-            tally.ended(start(place.file, folder), folder, 2, "cannot write", "--run-dir")
+            tally.ended(start(place.file, folder), 2, "cannot write", "--run-dir")
         process = start(place.file, folder)
         wait_for_epoch(process, folder, 2)
         process.terminate()
         process.wait()
         with read_only(disk):
-            tally.ended(start(place.file, folder), folder, 2, "cannot write", "--run-dir")
+            tally.ended(start(place.file, folder), 2, "cannot write", "--run-dir")
         tally.goes_on(place.file, folder, place.whole)
 
 
@@ -262,37 +263,36 @@ def vanished_file(place: Place, tally: Tally) -> None:
     file, whole, root = place.from_files()
     folder, image = place.new(), min((root / "train").glob("*/*.png"))
     with away_after(start(file, folder), folder, image) as process:
-        tally.ended(process, folder, 2, image.name, "max_unreadable")
+        tally.ended(process, 2, image.name, "max_unreadable")
     tally.goes_on(file, folder, whole)
 
     folder, recipe = place.new(), place.folder / "vanishing.yaml"
     shutil.copy(place.file, recipe)
     with away_after(start(recipe, folder), folder, recipe) as process:
-        tally.ended(process, folder, 0)
+        tally.ended(process, 0)
     tally.differing += differing(folder, place.whole)
 
     folder = place.new()
     with away_after(start(place.file, folder), folder, folder / "metrics.jsonl") as process:
-        tally.ended(process, folder, 2, "cannot write", "metrics.jsonl")
+        tally.ended(process, 2, "cannot write", "metrics.jsonl")
     tally.goes_on(place.file, folder, place.whole)
 
     folder = place.new()
     stopped(place, folder)
-    for name in ("checkpoints/state.pt", "metrics.jsonl", "hierarchy.json"):
-        gone = folder / name
+    for gone in (folder / "checkpoints" / "state.pt", folder / "metrics.jsonl"):
         gone.rename(place.folder / "away")
-        if name == "hierarchy.json":
-            break
-        tally.ended(start(place.file, folder), folder, 2, gone.name)
+        tally.ended(start(place.file, folder), 2, gone.name)
         (place.folder / "away").rename(gone)
-    (folder / "environment.json").unlink()
+    tally.lost += unreadable(folder)
+    for gone in (folder / "hierarchy.json", folder / "environment.json"):  # what it makes again
+        gone.unlink()
     tally.goes_on(place.file, folder, place.whole)
 
     folder = place.new()
     process = start(place.file, folder)
     wait_for_epoch(process, folder, 1)
     folder.rename(place.folder / "away-run")
-    tally.ended(process, folder, 2, "cannot write")
+    tally.ended(process, 2, "cannot write")
     shutil.rmtree(folder, ignore_errors=True)
     (place.folder / "away-run").rename(folder)
     tally.goes_on(place.file, folder, place.whole)
@@ -322,16 +322,16 @@ def sigterm(place: Place, tally: Tally) -> None:
     """Somebody asks the process to stop, in an epoch and again after it has gone on."""
     folder = place.new()
     for epoch in (1, 2, 4):
-        tally.ended(stopped(place, folder, epoch), folder, 143, "everything is saved")
+        tally.ended(stopped(place, folder, epoch), 143, "everything is saved")
     tally.goes_on(place.file, folder, place.whole)
 
 
 def loss_not_finite(place: Place, tally: Tally) -> None:
     """A learning rate that is too large, and a loss that is NaN later on."""
     folder = place.new()
-    tally.ended(start(place.file, folder, "optim.lr=1e30"), folder, 2, "the loss", "optim.lr")
+    tally.ended(start(place.file, folder, "optim.lr=1e30"), 2, "the loss", "optim.lr")
     folder = place.new()
-    tally.ended(start(place.file, folder, inject="nan"), folder, 2, "the loss is nan", "last good checkpoint")
+    tally.ended(start(place.file, folder, inject="nan"), 2, "the loss is nan", "last good checkpoint")
     tally.goes_on(place.file, folder, place.whole)
 
 
@@ -343,7 +343,7 @@ def worker_crash(place: Place, tally: Tally) -> None:
     wait_for_epoch(process, folder, 2)
     readers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(readers[-1]), signal.SIGKILL)
-    tally.ended(process, folder, 2, "a process that reads images has ended", "--resume")
+    tally.ended(process, 2, "a process that reads images has ended", "--resume")
     tally.goes_on(file, folder, whole)
 
 
@@ -353,12 +353,12 @@ def clock_jump(place: Place, tally: Tally) -> None:
     process = start(place.file, folder, inject="clock")
     wait_for_epoch(process, folder, 2)
     process.terminate()
-    tally.ended(process, folder, 143, "everything is saved")
+    tally.ended(process, 143, "everything is saved")
     for file in folder.rglob("*"):
         os.utime(file, (time.time() + 86400,) * 2)
     began = time.monotonic()
     process = start(place.file, folder, inject="clock")
-    tally.ended(process, folder, 0)
+    tally.ended(process, 0)
     tally.differing += differing(folder, place.whole)
     seconds = [line["seconds"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "seconds" in line]
     measured = [line["train"] + line["eval"] for line in seconds]
@@ -369,7 +369,7 @@ def clock_jump(place: Place, tally: Tally) -> None:
 def memory_full(place: Place, tally: Tally) -> None:
     """torch says that the memory of the device is full; on a CPU, in its name."""
     folder = place.new()
-    tally.ended(start(place.file, folder, inject="memory"), folder, 2, "Lower data.batch_size", "state.pt is intact")
+    tally.ended(start(place.file, folder, inject="memory"), 2, "Lower data.batch_size", "state.pt is intact")
     tally.goes_on(place.file, folder, place.whole)
 
 

@@ -90,6 +90,11 @@ class RunFolder:
         with atomic_file(path) as scratch:
             scratch.write_text(json.dumps(first | {"resumed": resumed}, indent=2) + "\n", encoding="utf-8")
 
+    def restore_tree(self, hierarchy: Hierarchy, cuts: list[Cut]) -> None:
+        """Write hierarchy.json again if it has vanished."""
+        if not self.hierarchy_file.exists():
+            save_hierarchy(hierarchy, self.hierarchy_file, cuts)
+
     def keep_events(self, count: int) -> None:
         """Cut metrics.jsonl back to its first `count` events: those that a checkpoint knows of."""
         try:

@@ -165,6 +165,7 @@ class Trainer:
             if self.world.main:
                 self.run.keep_events(self.progress.events)
                 self.run.note_resume(environment)
+                self.run.restore_tree(self.data.hierarchy, self.cuts)
         else:
             if self.world.main:
                 self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)

@@ -10,7 +10,7 @@ import torch
 from train.tiny import Spy, assert_same_run, child, hiercnn, tiny
 
 from hiercnn import Run, fit
-from hiercnn.errors import TrainingError
+from hiercnn.errors import DataError, TrainingError
 from hiercnn.recipe import to_yaml
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -38,6 +38,23 @@ def test_memory_that_fills_up_later_leaves_the_checkpoint(undisturbed, tmp_path)
 
     with pytest.raises(TrainingError, match="state.pt is intact"):
         fit(tiny("epochs=2"), run_dir=tmp_path, display=Spy(fails))
+    assert_same_run(fit(tiny("epochs=2"), run_dir=tmp_path, resume=True), undisturbed)
+
+
+def test_a_reader_that_is_killed_while_the_state_is_saved(undisturbed, tmp_path, monkeypatch):
+    sync, saves = os.fsync, []
+
+    def fails(handle):
+        saves.extend([1] * ("state.pt" in os.readlink(f"/proc/self/fd/{handle}")))
+        if len(saves) == 2:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        return sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fails)
+        with pytest.raises(DataError, match="a process that reads images has ended .*killed by signal"):
+            fit(tiny("epochs=2"), run_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))
     assert_same_run(fit(tiny("epochs=2"), run_dir=tmp_path, resume=True), undisturbed)
 
 
