@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hiercnn.errors import CheckpointError
+from hiercnn.errors import CheckpointError, shorten
 
 
 @contextmanager
@@ -39,8 +39,11 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name; pickles in it are refused. Raises CheckpointError if it is missing or damaged."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            found = {name: arrays[name] for name in arrays.files}
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # numpy, zipfile, zlib and tokenize raise a dozen kinds
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {str(error)[:120]})") from None
+    if strange := [name for name, values in found.items() if not isinstance(values, np.ndarray)]:
+        raise CheckpointError(f"{path} is damaged: {shorten(strange)} is no array")
+    return found
