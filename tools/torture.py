@@ -42,6 +42,7 @@ RECIPE = {
     "checkpoints": {"keep": "log", "average": 2},
     "logging": {"display": "quiet"},
 }
+OURS = 'hiercnn/cli/_app.py", line'  # in every traceback of the main process; readers of torch that are left behind have their own
 FROM_FILES = {"image_size": 16, "storage": "files", "val": 1, "batch_size": 16, "workers": 2, "max_unreadable": 0}
 
 
@@ -138,7 +139,7 @@ class Tally:
     def ended(self, process: subprocess.Popen, code: int, *words: str) -> None:
         """Look at how a disturbed process ends."""
         said = process.communicate()[1]
-        wrong = [f"it lacks {word!r}" for word in words if word not in said] + ["it has a traceback"] * ("Traceback" in said)
+        wrong = [f"it lacks {word!r}" for word in words if word not in said] + ["it has a traceback"] * (OURS in said)
         if process.returncode != code:
             wrong.append(f"the exit code is {process.returncode}, not {code}")
         self.wrong += [f"{'; '.join(wrong)}: {said.strip()[-600:]}"] if wrong else []

@@ -73,5 +73,5 @@ def test_a_reader_that_is_killed(tmp_path):
     assert process.exitcode == 2, log
     assert "a process that reads images has ended" in log
     assert "--resume goes on" in log
-    assert "Traceback" not in log
+    assert 'hiercnn/cli/_app.py", line' not in log  # no traceback of ours; torch's other reader may leave one of its own
     assert_same_run(fit(recipe, run_dir=tmp_path / "run", resume=True), fit(recipe, run_dir=tmp_path / "whole"))
