@@ -289,6 +289,11 @@ def test_names_that_are_no_text(name):
         [[0, 1, 1, 2], [0.5, 3, 2, 3]],
         [[0, 1, float("nan"), 2], [2, 3, 2, 3]],
         [["a", 1, 1, 2], [2, 3, 2, 3]],
+        [[0, 1, 1, 2], [2, 3, 2, 2]],  # scipy would write beside its arrays
+        [[0, 1, 1, 3], [2, 3, 2, 3]],
+        [[0, 1, 1, 2], [0, 3, 2, 3]],
+        [[0, 0, 1, 2], [1, 3, 2, 3]],
+        [[0, 4, 1, 2], [2, 3, 2, 3]],
     ],
 )
 def test_linkage_matrices(merges):
