@@ -38,12 +38,12 @@ class Registry(Mapping[str, Callable[..., Any]]):
         return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        if name not in self._factories:
+        if name not in self:
             raise RecipeError(f"unknown {self.kind} '{name}'{did_you_mean(name, self)}; there are {', '.join(sorted(self))}")
         return self._factories[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._factories
+        return isinstance(name, str) and name in self._factories  # a list or mapping of a recipe is no key
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._factories)

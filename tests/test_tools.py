@@ -168,7 +168,8 @@ def test_photos_and_answers_stand_side_by_side(tmp_path):
     ("command", "last"),
     [
         (["fuzz.py", "--cases", "40", "--only", "edges.csv", "state.pt"], "state.pt: 40 cases"),
-        (["torture.py", "--kills", "2"], "kills 2, differing metrics 0, unreadable checkpoints 0"),
+        (["soak.py", "--epochs", "200"], "nothing grows beyond its bound"),
+        (["torture.py", "--kills", "2", "--scenarios", "sigterm", "memory_full"], "kills 2, differing metrics 0, unreadable checkpoints 0"),
     ],
 )
 def test_files_and_trainings_withstand_violence(command, last, tmp_path):

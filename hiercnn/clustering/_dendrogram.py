@@ -27,12 +27,15 @@ class Dendrogram:
     """
 
     def __init__(self, merges: np.ndarray):
-        merges = np.asarray(merges, dtype=np.float64)
+        try:
+            merges = np.asarray(merges, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ShapeError("merges: wanted scipy's linkage matrix [K - 1, 4], got values that are no numbers") from None
         if merges.ndim != 2 or merges.shape[1] != 4 or not len(merges):
             raise ShapeError(f"merges: wanted scipy's linkage matrix [K - 1, 4], got {list(merges.shape)}")
         from scipy.cluster.hierarchy import is_valid_linkage
 
-        if not is_valid_linkage(merges):
+        if not np.isfinite(merges).all() or not _merged_once(merges) or not is_valid_linkage(merges):
             raise ShapeError("merges: wanted scipy's linkage matrix: every cluster merged once, of as many classes as its parts have")
         self.merges = merges
 
@@ -136,6 +139,17 @@ class Dendrogram:
         nodes = [*names, *(f"merge {row + 1}" for row in range(count - 1))]
         above = [-1 if parents[node] < 0 else int(place[parents[node]]) for node in order]
         return Hierarchy([nodes[node] for node in order], above, names, titles=[labels[node] for node in order], meta=meta)
+
+
+def _merged_once(merges: np.ndarray) -> bool:
+    """Whether every merge is of two clusters that are there, and counts their classes; scipy trusts the counts."""
+    count = len(merges) + 1
+    sizes = dict.fromkeys(range(count), 1)
+    for row, (one, other, _, size) in enumerate(merges.tolist()):
+        sizes[count + row] = sizes.pop(one, 0) + sizes.pop(other, 0)
+        if len(sizes) != count - row - 1 or sizes[count + row] != size:
+            return False
+    return True
 
 
 def cluster(distances: ClassDistances, linkage: Linkage = "average") -> Dendrogram:

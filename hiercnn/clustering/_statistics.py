@@ -1,13 +1,13 @@
 """Counts, means and scatter of the features of each class, gathered in one pass."""
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hiercnn.errors import DataError, ShapeError, shorten
+from hiercnn.errors import CheckpointError, DataError, ShapeError, shorten
+from hiercnn.files import read_arrays
 from hiercnn.ops import class_sums
 
 
@@ -118,9 +118,9 @@ class ClassStatistics:
     def load(cls, path: str | Path) -> "ClassStatistics":
         """Read what `save` wrote. Raises DataError for any other file."""
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                counts, means, within = (torch.from_numpy(arrays[name]) for name in ("counts", "means", "within"))
-        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            arrays = read_arrays(path)
+            counts, means, within = (torch.from_numpy(arrays[name]) for name in ("counts", "means", "within"))
+        except (CheckpointError, KeyError, TypeError) as error:
             raise DataError(f"{path} does not hold class statistics: {error}") from None
         if means.ndim != 2 or counts.shape != means.shape[:1] or within.shape not in (means.shape[1:], means.shape[1:] * 2):
             raise DataError(f"{path} does not hold class statistics: counts {list(counts.shape)}, means {list(means.shape)}")

@@ -113,7 +113,7 @@ def _keep_other(out: Path, result: dict[str, Any]) -> None:
         runs = {run["path"] for row in json.loads(old.read_text(encoding="utf-8"))["recipes"].values() for run in row["runs"]}
     except FileNotFoundError:
         return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         runs = {"not readable"}
     if runs <= {run["path"] for row in result["recipes"].values() for run in row["runs"]}:
         return

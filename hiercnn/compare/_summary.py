@@ -44,7 +44,7 @@ def summarise(
     check_same_images([run for listed in [*runs.values(), *(short or {}).values()] for run in listed])
     levels = _common_levels([run for listed in runs.values() for run in listed])
     anytime = _read_at_every_epoch(recipes)
-    measured = {name: [_measure(run) for run in listed] for name, listed in runs.items()}
+    measured = {name: [_measure(run, levels) for run in listed] for name, listed in runs.items()}
     if anytime:
         targets = [_target(one["curve"]) for one in measured[baseline]]
         for listed in measured.values():
@@ -103,23 +103,25 @@ def _difference(level: str, what: str, ours: list[dict], baseline: list[dict]) -
     return paired_difference([one[what][level] for one in ours], [other[what][level] for other in baseline])
 
 
-def _measure(run: Run) -> dict[str, Any]:
+def _measure(run: Run, levels: list[str]) -> dict[str, Any]:
     try:
-        return _measured(run)
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        return _measured(run, levels)
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"the run in {run.path} is damaged ({type(error).__name__}: {error}); delete that folder to begin it again"
         ) from None
 
 
-def _measured(run: Run) -> dict[str, Any]:
+def _measured(run: Run, levels: list[str]) -> dict[str, Any]:
     end, start, charged = run.end, run.events[0], charged_cost(run)
+    for accuracy in (final(run)["accuracy"], *(event["val"]["accuracy"] for event in run.metrics)):
+        _ = [accuracy[level] for level in levels]
     rows = [row | {key: row[key] + charged[key] for key in charged} for row in curve(run)]
     return {
         "path": run.path.name,
         "seed": run.recipe.seed,
         "hierarchy": run.hierarchy.digest,
-        "environment": json.loads((run.path / "environment.json").read_text(encoding="utf-8")),
+        "environment": _environment(run),
         "accuracy": final(run)["accuracy"],
         **{name: final(run).get(name) for name in MISTAKES},  # runs of version 0.1.0 have none
         "gap": train_val_gap(rows),
@@ -133,6 +135,14 @@ def _measured(run: Run) -> dict[str, Any]:
         "peak_memory_mib": end["peak_memory_mib"],
         "curve": rows,
     }
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    found = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
+    told = [found["device"], found["precision"], found["versions"]["torch"], found["git"] or ""]
+    if not all(isinstance(value, str) for value in told):
+        raise ValueError("environment.json")
+    return found
 
 
 def _budgets(short: Mapping[tuple[str, float], Sequence[Run]], baseline: Sequence[Run], recipes: Sequence[Recipe]) -> dict[str, Any] | None:

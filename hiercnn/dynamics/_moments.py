@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from hiercnn.clustering import cluster, vector_distances
 from hiercnn.dynamics._figures import Story
 from hiercnn.dynamics._hypernyms import first_reaching
 from hiercnn.dynamics._measure import LOGITS, TREE, Row
-from hiercnn.files import atomic_file
+from hiercnn.errors import CheckpointError
+from hiercnn.files import atomic_file, read_arrays
 from hiercnn.hierarchy import Cut, Hierarchy
 
 TAUS = (0.5, 0.8, 0.9)
@@ -46,13 +46,13 @@ def write_moment(file: Path, moment: Moment, options: Mapping[str, object] | Non
 def read_moment(file: Path, options: Mapping[str, object] | None = None) -> Moment | None:
     """What `write_moment` wrote; None if there is nothing, or something half-written, or measured with other options."""
     try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            if options is not None and json.loads(str(arrays["options"])) != options:
-                return None
-            rows = [Row(*row) for row in json.loads(str(arrays["rows"]))]
-            means = {key.removeprefix("means/"): arrays[key] for key in arrays.files if key.startswith("means/")}
-            return Moment(int(arrays["step"]), rows, means)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        arrays = read_arrays(file)
+        if options is not None and json.loads(str(arrays["options"])) != options:
+            return None
+        rows = [Row(*row) for row in json.loads(str(arrays["rows"]))]
+        means = {key.removeprefix("means/"): values for key, values in arrays.items() if key.startswith("means/")}
+        return Moment(int(arrays["step"]), rows, means)
+    except (CheckpointError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

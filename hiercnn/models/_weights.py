@@ -78,7 +78,7 @@ def pretrained_config(name: str, weights: str) -> dict[str, object]:
     try:
         read = load_model_config_from_path if hub == "local-dir" else load_model_config_from_hf
         config, architecture, _ = read(place)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, HTTPError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, HTTPError) as error:
         raise RecipeError(f"{weights}: no config.json of a timm model: {_first_line(error)}; `hiercnn push` writes one") from error
     if architecture != timm.models.split_model_name_tag(name)[0]:
         raise RecipeError(f"{weights} holds a '{architecture}', model.backbone is '{name}'; set model.backbone: {architecture}")
@@ -128,7 +128,6 @@ def _first_line(error: Exception) -> str:
 
 def read_weights(weights: str) -> dict[str, Tensor]:
     """Tensors by name from a file, a run folder (its last weights) or a package. Raises RecipeError if there are none."""
-    from safetensors import SafetensorError
     from timm.models import load_state_dict
 
     path = _package_file(weights.removeprefix(PACKAGE)) if weights.startswith(PACKAGE) else Path(weights)
@@ -143,10 +142,12 @@ def read_weights(weights: str) -> dict[str, Tensor]:
         state = load_state_dict(str(path), weights_only=True)
     except AttributeError as error:  # timm looks into a mapping
         raise RecipeError(f"{path} holds no state dict, no tensors by name") from error
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, TypeError, SafetensorError) as error:
+    except Exception as error:  # torch, timm and safetensors raise a dozen kinds
         if re.search(r"Unsupported (global|class|function)|GLOBAL", str(error)):  # of torch's weights_only
             raise RecipeError(f"{path} holds more than tensors, and reading it could run code; ask for a safetensors file") from error
         raise RecipeError(f"cannot read weights {path}, it is damaged or of another kind: {_first_line(error)}") from error
+    if not all(isinstance(key, str) for key in state):
+        raise RecipeError(f"{path} holds no state dict, no tensors by name")
     if any(key.startswith("backbone.") for key in state):  # a run's checkpoint: heads and all
         state = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}

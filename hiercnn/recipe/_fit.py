@@ -55,7 +55,7 @@ class Run(RunFolder):
     def recipe(self) -> Recipe:
         try:
             raw = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise CheckpointError(f"no run in {self.path}: cannot read recipe.yaml ({error})") from None
         if not isinstance(raw, dict):
             raise CheckpointError(f"no run in {self.path}: recipe.yaml is empty or damaged")
@@ -67,7 +67,7 @@ class Run(RunFolder):
         start = next((event for event in self.events if event["event"] == "start"), None)
         if start is None:
             raise CheckpointError(f"the run in {self.path} has not begun; delete that folder")
-        return start
+        return self._whole(start)
 
     @property
     def channels(self) -> int:
@@ -152,8 +152,8 @@ def fit(
         raise RecipeError("val=, test= and classes= go with train=")
     recipe = load_recipe(_with_objects(recipe, train, val, hierarchy, model), overrides, trust_imports=trust_imports, check=False)
     run = Run(run_dir or Path("runs") / recipe.name, model, trust_imports=trust_imports)
-    recipe = load_recipe(recipe, trust_imports=trust_imports, stand_in=run.clustered)
     with together(recipe.train.device) as world:
+        recipe = world.from_main(lambda: load_recipe(recipe, trust_imports=trust_imports, stand_in=run.clustered))
         if world.from_main(lambda: run.finished and _already_there(run, recipe, resume)):  # it may lie where nobody can write
             _check_own_classes(run, train, classes)
             return run
@@ -164,7 +164,7 @@ def fit(
             if recipe.imports:
                 display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
             source = from_datasets(train, val, test, classes=classes) if train is not None else _first_by_main(world, recipe)
-            data = build_data(recipe, source, _tree(recipe, hierarchy, run))
+            data = build_data(recipe, source, world.from_main(lambda: _tree(recipe, hierarchy, run)))
             trainer = build_trainer(recipe, data, run, model, display, profile=profile, world=world)
             if world.main and not run.exists():
                 run.clustered_file.unlink(missing_ok=True)
@@ -202,8 +202,10 @@ def build_trainer(
     world: World | None = None,
 ) -> Trainer:
     """Everything of a run but the training; writes nothing."""
-    taught = run.clustered or taught_hierarchy(recipe, data.hierarchy)  # a run goes on with the tree that it began with
-    network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, taught, data.channels, pretrained=not run.exists())
+    world = world or World()
+    begun = world.from_main(run.exists)  # the others need not see the folder
+    taught = world.from_main(lambda: run.clustered or taught_hierarchy(recipe, data.hierarchy))  # a run keeps the tree that it began with
+    network = _as_hierarchical(model, data.hierarchy) or build_recipe_model(recipe, taught, data.channels, pretrained=not begun)
     _check_heads(recipe, network)
     side = recipe.data.image_size if data.train.images is None else data.train.images.shape[-1]
     if side is not None and model is None:

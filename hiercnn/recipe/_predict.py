@@ -5,15 +5,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hiercnn.data import make_loader
 from hiercnn.errors import CheckpointError, DataError, RecipeError
-from hiercnn.files import atomic_file
+from hiercnn.files import atomic_file, read_arrays
 from hiercnn.hierarchy import Cut
 from hiercnn.inference import BOMB, Calibration, Predictor, Rule, calibrate, hie_options, rules
 from hiercnn.models import HierarchicalModel, exact_scores
@@ -122,15 +120,15 @@ def _kept(file, run: Run) -> Calibration | None:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return Calibration.from_dict(values) if values.pop("run", None) == run.digest else None
-    except (OSError, ValueError, AttributeError, TypeError, CheckpointError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, CheckpointError):
         return None
 
 
 def _run_scores(run: Run, weights: str) -> tuple[Tensor, Tensor]:
     """Leaf logits and labels of val: those that the last evaluation has kept, or what the network makes of it now."""
     if weights == "last":
-        damaged = (OSError, EOFError, ValueError, LookupError, BadZipFile)
-        with suppress(*damaged), open(run.predictions / "val.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with suppress(CheckpointError, KeyError, TypeError):  # missing or damaged: measured anew
+            arrays = read_arrays(run.predictions / "val.npz")
             return torch.from_numpy(arrays["logits"]).float(), torch.from_numpy(arrays["labels"])
     logits, labels, _ = run_scores(run, run.load_model(weights))
     return logits, labels

@@ -5,6 +5,7 @@ import numpy as np
 from hiercnn.data import ImageSet, make_loader, prepare
 from hiercnn.dynamics import look, read_moments, told
 from hiercnn.errors import CheckpointError, RecipeError
+from hiercnn.files import read_arrays
 from hiercnn.recipe._build import PYTHON, build_source, dynamics_cuts, dynamics_layers
 from hiercnn.recipe._dynamics import Dynamics, images_to_look_at
 from hiercnn.recipe._fit import Run
@@ -35,19 +36,27 @@ def class_responses(run: Run, *, images: int = 2000, device: str = "auto") -> di
     Raises:
         CheckpointError: No weights, or other data. RecipeError: data or model that were objects. DataError: a class without images.
     """
-    kept, weights = run.path / "dynamics" / "means.npz", run.checkpoints / "last.safetensors"
-    if not weights.exists():
+    if not (run.checkpoints / "last.safetensors").exists():
         raise CheckpointError(f"{run.path} has kept no weights")
-    if kept.exists() and kept.stat().st_mtime >= weights.stat().st_mtime:
-        try:
-            with np.load(kept, allow_pickle=False) as arrays:
-                return {layer: arrays[layer][-1] for layer in arrays.files if layer != "steps"}
-        except (OSError, ValueError, KeyError, IndexError):
-            pass  # half-written: measured anew
+    if (kept := kept_responses(run)) is not None:
+        return kept
     train, _ = images_to_look_at(run, images)
     model = run.load_model("last").to(place := pick_device(device))
     loader = make_loader(train, data_settings(run.recipe, run.channels), train=False, channels=run.channels, device=place)
     return look(model, loader, dynamics_layers(run.recipe, model.backbone)).cpu().class_means(run.hierarchy.num_classes)
+
+
+def kept_responses(run: Run) -> dict[str, np.ndarray] | None:
+    """Those that `hiercnn dynamics` has written of the last weights; None if there are none, of older weights, or damaged."""
+    kept, weights = run.path / "dynamics" / "means.npz", run.checkpoints / "last.safetensors"
+    try:
+        if kept.stat().st_mtime < weights.stat().st_mtime:
+            return None
+        found = {layer: values[-1] for layer, values in read_arrays(kept).items() if layer != "steps"}
+    except (OSError, CheckpointError, IndexError):
+        return None
+    fits = all(means.ndim == 2 and means.dtype.kind == "f" and len(means) == run.hierarchy.num_classes for means in found.values())
+    return found if found and fits else None
 
 
 def kept_dynamics(run: Run) -> Dynamics | None:
@@ -61,6 +70,6 @@ def kept_dynamics(run: Run) -> Dynamics | None:
     split = "val" if not measured or "test" not in run.start["sizes"] else "test"
     try:
         story = told(moments, run.hierarchy, dynamics_cuts(run.recipe, run.hierarchy), run.start["steps_per_epoch"], split)
-    except (KeyError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"what is kept in {folder} is not of this run ({error}); delete it and call hiercnn dynamics again") from None
     return Dynamics(story, folder, live=not measured)

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from hiercnn.clustering import logit_similarity
+from hiercnn.errors import CheckpointError
+from hiercnn.files import read_arrays
 from hiercnn.hierarchy import Cut, Hierarchy
 from hiercnn.ops import path_table
 from hiercnn.recipe import Run
@@ -17,7 +18,7 @@ GUESSES = 5  # classes kept of each image
 FAR = 255  # place of a label that is not among them
 CORRELATED = 10_000  # images, evenly spaced, over which logits of classes are correlated
 ROWS = 4096  # images whose scores are looked at together
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
+UNREADABLE = (CheckpointError, ValueError, LookupError, TypeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +75,7 @@ def kept_evaluations(run: Run, tree: Hierarchy, fold: Cut | None = None) -> Kept
 
 
 def _read(file: Path, epoch: int, classes: Hierarchy, tree: Hierarchy, fold: Cut | None) -> Evaluation:
-    with np.load(file, allow_pickle=False) as arrays:
-        columns = {name: arrays[name] for name in arrays.files if not name.startswith("sums/")}
+    columns = {name: values for name, values in read_arrays(file).items() if not name.startswith("sums/")}
     if len({len(values) for values in columns.values()}) > 1:
         raise ValueError("columns of different lengths")
     order = np.argsort(columns["indices"], kind="stable")

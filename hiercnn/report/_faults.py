@@ -31,7 +31,7 @@ def _judged_run(facts: Path) -> str | None:
     """The digest of the run that a folder of findings is of, if it can be told."""
     try:
         return json.loads(facts.read_text(encoding="utf-8"))["run"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

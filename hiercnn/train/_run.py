@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from hiercnn.errors import CheckpointError
+from hiercnn.errors import CheckpointError, shorten
 from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Cut, Hierarchy, read_cuts, read_hierarchy, save_hierarchy
+from hiercnn.train._events import missing_keys, wrong_value
 
 
 class RunFolder:
@@ -68,7 +69,8 @@ class RunFolder:
     def log(self, event: Mapping[str, object]) -> None:
         """Append one event to metrics.jsonl and push it to the disk."""
         try:
-            with open(self.metrics_file, "a", encoding="utf-8") as file:
+            with open(self.metrics_file, "r+", encoding="utf-8") as file:  # "a" would begin a file anew that has vanished
+                file.seek(0, os.SEEK_END)
                 file.write(json.dumps(event) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -80,14 +82,25 @@ class RunFolder:
     def note_resume(self, environment: Mapping[str, object]) -> None:
         """Add where and with what the run goes on to environment.json."""
         path = self.path / "environment.json"
-        first = json.loads(path.read_text(encoding="utf-8"))
-        with atomic_file(path) as scratch:
+        try:
+            first = json.loads(path.read_text(encoding="utf-8"))
             resumed = [*first.get("resumed", []), environment]
+        except (OSError, ValueError, RecursionError, AttributeError, TypeError):  # lost or damaged, which must not keep a run from its end
+            first, resumed = dict(environment), [environment]
+        with atomic_file(path) as scratch:
             scratch.write_text(json.dumps(first | {"resumed": resumed}, indent=2) + "\n", encoding="utf-8")
+
+    def restore_tree(self, hierarchy: Hierarchy, cuts: list[Cut]) -> None:
+        """Write hierarchy.json again if it has vanished."""
+        if not self.hierarchy_file.exists():
+            save_hierarchy(hierarchy, self.hierarchy_file, cuts)
 
     def keep_events(self, count: int) -> None:
         """Cut metrics.jsonl back to its first `count` events: those that a checkpoint knows of."""
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.metrics_file} has vanished; begin again in another folder") from None
         if len(lines) < count:
             raise CheckpointError(f"{self.metrics_file} has {len(lines)} events, the checkpoint knows {count}; the run folder was changed")
         with atomic_file(self.metrics_file) as scratch:
@@ -128,7 +141,7 @@ class RunFolder:
     def events(self) -> list[dict]:
         """All events of metrics.jsonl; a half-written last line is left out."""
         try:
-            lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+            lines = self.metrics_file.read_bytes().decode().splitlines()
         except OSError as error:
             raise CheckpointError(f"no run in {self.path}: cannot read metrics.jsonl ({error.strerror}); delete that folder") from None
         except UnicodeDecodeError:
@@ -137,24 +150,34 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 events.append(json.loads(line))
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 if number < len(lines):
-                    raise CheckpointError(
-                        f"{self.metrics_file} line {number} is damaged; delete that folder to begin the run again"
-                    ) from None
-        if not all(isinstance(event, dict) and "event" in event for event in events):
-            raise CheckpointError(f"{self.metrics_file} is damaged; delete that folder to begin the run again")
+                    raise self._damaged(number) from None
+                continue
+            if (wrong := wrong_value(events[-1])) is not None:
+                raise self._damaged(number, f" ({wrong})")
         return events
+
+    def _damaged(self, line: int, what: str = "") -> CheckpointError:
+        return CheckpointError(f"{self.metrics_file} line {line} is damaged{what}; delete that folder to begin the run again")
+
+    def _whole(self, event: dict) -> dict:
+        """The event. Raises CheckpointError if it lacks what events of its kind have."""
+        if missing := missing_keys(event):
+            raise CheckpointError(
+                f"{self.metrics_file} is damaged: {event['event']} without {shorten(missing)}; delete that folder to begin the run again"
+            )
+        return event
 
     @property
     def metrics(self) -> list[dict]:
         """The epoch events: one dict an evaluated epoch."""
-        return [event for event in self.events if event["event"] == "epoch"]
+        return [self._whole(event) for event in self.events if event["event"] == "epoch"]
 
     @property
     def end(self) -> dict | None:
         """The closing event of a finished run, or None."""
-        return next((event for event in self.events if event["event"] == "end"), None)
+        return next((self._whole(event) for event in self.events if event["event"] == "end"), None)
 
     @property
     def finished(self) -> bool:

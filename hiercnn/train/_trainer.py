@@ -4,6 +4,8 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,6 +45,14 @@ class Progress:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)  # of the loss terms of this epoch
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            kind = type(getattr(Progress, name, {}))
+            if not isinstance(value, kind) or (kind is int and value < 0) or (kind is float and not isfinite(value)):
+                raise ValueError(f"progress.{name} is {value!r}")
+        if not all(isinstance(value, float) for value in self.sums.values()):
+            raise ValueError(f"progress.sums is {self.sums!r}")
 
 
 class Trainer:
@@ -155,6 +165,7 @@ class Trainer:
             if self.world.main:
                 self.run.keep_events(self.progress.events)
                 self.run.note_resume(environment)
+                self.run.restore_tree(self.data.hierarchy, self.cuts)
         else:
             if self.world.main:
                 self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)
@@ -526,6 +537,14 @@ class Trainer:
 
     def _restore(self, state: dict) -> None:
         source = self.run.checkpoints / "state.pt"
+        try:
+            self._take(state, source)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            what = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"
+            raise CheckpointError(f"cannot go on from {source}, it is damaged ({what}); begin again in another folder") from error
+
+    def _take(self, state: dict, source: Path) -> None:
+        """Put the state of a training into model, optimiser, progress and generators."""
         load_state(source, self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,7 @@ def start(size: int, recipe, folder: Path, *, resume: bool = False, hook=None) -
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    file = folder.parent / f"{folder.name}.yaml"
+    file = (folder.parent / f"{folder.name}.yaml").resolve()
     from hiercnn.recipe import to_yaml
 
     file.write_text(to_yaml(recipe))
@@ -190,6 +192,30 @@ def test_where_one_dies_the_others_end_and_say_why(tmp_path):
     assert "Traceback" not in said
 
 
+def _out_of_memory(rank: int) -> None:
+    from hiercnn.train._task import FlatTask
+
+    forward, calls = FlatTask.forward, []
+
+    def full(self, *arguments):
+        calls.append(1)
+        if rank == 1 and len(calls) == 7:  # in the second epoch
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, *arguments)
+
+    FlatTask.forward = full
+
+
+def test_where_the_memory_of_one_is_full_the_others_end_and_say_why(alone, tmp_path):
+    assert end(start(2, tiny(*PLAIN), tmp_path / "run", hook=_out_of_memory), 60) == [2, 2]
+    said = [Path(f"{tmp_path / 'run'}-{rank}.txt").read_text() for rank in (0, 1)]
+    assert re.search("process 0 of 2 cannot go on: another one has ended or cannot be reached; its own message says why", said[0])
+    assert re.search(r"\(process 1\): the memory of cpu is full.*\n.*Lower data.batch_size", said[1])
+    assert "Traceback" not in said[0] + said[1]
+    assert end(start(2, tiny(*PLAIN), tmp_path / "run", resume=True)) == [0, 0]
+    assert_same(alone, tmp_path / "run")
+
+
 def _wait_for(file: Path) -> None:
     until = time.monotonic() + 60
     while not (file.exists() and file.stat().st_size):
@@ -207,6 +233,46 @@ def test_what_the_first_refuses_all_refuse(alone, tmp_path):
 def test_a_loss_that_is_not_finite_ends_all(tmp_path):
     assert end(start(2, tiny(*PLAIN, "optim.lr=1e30", "optim.clip_norm=null"), tmp_path / "run")) == [2, 2]
     assert [event["event"] for event in events(tmp_path / "run")].count("failed") == 1
+
+
+# ---- disks of their own
+
+
+def _on_its_own_disk(place: Path, slowly: bool, rank: int) -> None:
+    os.chdir(place / f"node{rank}")
+    if slowly:
+        _slowly(rank)
+
+
+@pytest.fixture
+def disks(tmp_path, monkeypatch) -> Path:
+    """A folder with one for each of two processes, in which relative paths of theirs lead."""
+    for rank in (0, 1):
+        (tmp_path / f"node{rank}").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_first_alone_reads_and_writes_the_run_folder(alone, disks):
+    processes = start(2, tiny(*PLAIN), Path("run"), hook=partial(_on_its_own_disk, disks, True))
+    _wait_for(disks / "node0" / "run" / "metrics.jsonl")
+    os.kill(processes[1].pid, signal.SIGTERM)
+    assert end(processes) == [143, 143]
+    assert end(start(2, tiny(*PLAIN), Path("run"), resume=True, hook=partial(_on_its_own_disk, disks, False))) == [0, 0]
+    assert_same(alone, disks / "node0" / "run")
+    assert not list((disks / "node1").iterdir())
+
+
+def test_the_run_that_a_tree_is_clustered_from_need_not_be_on_every_disk(alone, disks, monkeypatch):
+    shutil.copytree(alone, disks / "node0" / "source")
+    monkeypatch.chdir(disks / "node0")
+    tree = "hierarchy={builtin: synthetic, cuts: [3, 9], cluster: {run: source, source: weights, groups: [4]}}"
+    recipe = tiny("model.backbone=group_norm_net", "model.heads=[{stage: 0, cut: 4, weight: 0.5}]", tree, "data.batch_size=33")
+    fit(recipe, run_dir=disks / "one")
+    monkeypatch.chdir(disks)
+    assert end(start(2, recipe, Path("run"), hook=partial(_on_its_own_disk, disks, False))) == [0, 0]
+    assert_same(disks / "one", disks / "node0" / "run")
+    assert not list((disks / "node1").iterdir())
 
 
 # ---- alone
