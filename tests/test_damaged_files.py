@@ -135,6 +135,8 @@ def change(run: Run, kind: str, *path, to=None) -> None:
         ("epoch", ["epoch"], True),
         ("epoch", ["val", "accuracy", "9 groups"], [0.5]),
         ("end", ["seconds", "train"], "long"),
+        ("end", ["test", "severity"], {}),
+        ("end", ["val", "hd1"], "leaf"),
     ],
 )
 def test_events_with_other_values_are_named(run, kind, path, value):

@@ -1,5 +1,6 @@
 """Weights that a backbone begins with: of a file, a run, a package, a hub repository, or timm's own. The classifier is always a new one."""
 
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -131,10 +132,10 @@ def read_weights(weights: str) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     path = _package_file(weights.removeprefix(PACKAGE)) if weights.startswith(PACKAGE) else Path(weights)
-    path = path / "checkpoints" / "last.safetensors" if path.is_dir() else path
-    if not path.is_file():
+    path = path / "checkpoints" / "last.safetensors" if os.path.isdir(path) else path
+    if not os.path.isfile(path):  # unlike Path's, also for a name that is too long
         raise RecipeError(
-            f"no weights in {path}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, {PACKAGE}NAME, or {HUBS[0]}DIR"
+            f"no weights in {str(path)[:500]}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, {PACKAGE}NAME, or {HUBS[0]}DIR"
         )
     if path.suffix not in SUFFIXES:
         raise RecipeError(f"{path}: weights are files that end in {', '.join(SUFFIXES)}")

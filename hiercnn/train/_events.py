@@ -22,6 +22,8 @@ class Measured(_Values):
     accuracy: Accuracy
     nll: float
     images: Whole
+    hd1: float | None = None
+    severity: float | None = None
 
 
 class Seconds(_Values):
