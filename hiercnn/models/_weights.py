@@ -1,5 +1,6 @@
 """Weights that a backbone begins with: of a file, a run, a package, a hub repository, or timm's own. The classifier is always a new one."""
 
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -131,8 +132,8 @@ def read_weights(weights: str) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     path = _package_file(weights.removeprefix(PACKAGE)) if weights.startswith(PACKAGE) else Path(weights)
-    path = path / "checkpoints" / "last.safetensors" if path.is_dir() else path
-    if not path.is_file():
+    path = path / "checkpoints" / "last.safetensors" if os.path.isdir(path) else path
+    if not os.path.isfile(path):
         raise RecipeError(
             f"no weights in {path}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, {PACKAGE}NAME, or {HUBS[0]}DIR"
         )

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 WHOLE = range(2**53)
-MEASURED = {"accuracy": {"leaf": float, str: float}, "nll": float, "images": WHOLE}
+NUMBER = int | float | None
+MEASURED = {"accuracy": {"leaf": float, str: float}, "nll": float, "images": WHOLE, "heads": {str: float}, "hd1": float, "severity": NUMBER}
+OPTIONAL = ("test", "heads", "hd1", "severity", "peak_memory_mib")  # some runs have none
 SECONDS = {"train": float, "eval": float}
 SHAPES = {
     "start": {
@@ -26,7 +28,16 @@ SHAPES = {
         "train_subset": MEASURED,
         "seconds": SECONDS,
     },
-    "end": {"epochs": WHOLE, "steps": WHOLE, "images": WHOLE, "val": MEASURED, "test": MEASURED, "best_epoch": WHOLE, "seconds": SECONDS},
+    "end": {
+        "epochs": WHOLE,
+        "steps": WHOLE,
+        "images": WHOLE,
+        "val": MEASURED,
+        "test": MEASURED,
+        "best_epoch": WHOLE,
+        "seconds": SECONDS,
+        "peak_memory_mib": NUMBER,
+    },
 }
 
 
@@ -43,7 +54,7 @@ def missing_keys(event: Mapping[str, object], shape: Mapping | None = None) -> l
     for key, inner in shape.items():
         if key in event and isinstance(inner, dict):
             found += [f"{key}.{path}" for path in missing_keys(event[key], inner)]
-        elif key not in (*event, str, "test"):
+        elif key not in (*event, str, *OPTIONAL):
             found.append(key)
     return found
 
