@@ -10,12 +10,14 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from train.tiny import BRANCHES, tiny
 
 from hiercnn import fit
 from hiercnn.clustering import ClassStatistics, Dendrogram
 from hiercnn.compare import markdown, summarise
+from hiercnn.data import data_sets
 from hiercnn.dynamics import read_moment, write_moment
 from hiercnn.dynamics._moments import Moment
 from hiercnn.errors import CheckpointError, DataError, RecipeError, ShapeError
@@ -137,6 +139,8 @@ def change(run: Run, kind: str, *path, to=None) -> None:
         ("end", ["seconds", "train"], "long"),
         ("end", ["test", "severity"], {}),
         ("end", ["val", "hd1"], "leaf"),
+        ("end", ["test", "hd1"], "leaf"),
+        ("end", ["val", "severity"], {}),
     ],
 )
 def test_events_with_other_values_are_named(run, kind, path, value):
@@ -283,6 +287,42 @@ def test_names_that_are_no_text(name):
     raw["model"]["heads"] = [{"stage": 0, "cut": 3, "type": name}]
     with pytest.raises(RecipeError, match=r"model\.heads\[0\]\.type"):
         load_recipe(raw)
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"model.weights={LONG}",
+        f"hierarchy={{file: {LONG}.csv}}",
+        f"hierarchy={{folders: {LONG}}}",
+        f"hierarchy={{builtin: synthetic, cluster: {{run: {LONG}, groups: [3]}}}}",
+        f"data={{name: folder, root: {LONG}, image_size: 16}}",
+        f"data={{name: manifest, file: {LONG}, image_size: 16}}",
+        f"data={{name: cifar100, root: {LONG}}}",
+        f"data={{name: timm, root: {LONG}, image_size: 16}}",
+        f"data={{name: timm, root: ., dataset: wds/, classes: {LONG}, image_size: 16}}",
+    ],
+)
+def test_paths_that_are_too_long(override, tmp_path):
+    with pytest.raises((RecipeError, DataError)):
+        fit(tiny().plain(), overrides=[override], run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", [f"extends: {LONG}", "x: 1"])
+def test_recipes_of_names_that_are_too_long(text, tmp_path):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(RecipeError):
+        load_recipe(tmp_path / "x.yaml" if "extends" in text else LONG)
+
+
+def test_a_list_of_no_classes(tmp_path):
+    (tmp_path / "classes.txt").write_text("")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"data\.classes: no names"):
+        data_sets["timm"](root=tmp_path, dataset="", train_split="train", classes=str(tmp_path / "classes.txt"))
 
 
 @pytest.mark.parametrize(

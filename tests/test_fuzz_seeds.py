@@ -9,9 +9,10 @@ import hiercnn
 
 SEEDS = {
     "linkage.npy": [55, 71],
-    "recipe.yaml": [139],
+    "recipe.yaml": [139, 291],
+    "classes.txt": [1717],
     "recipe of a run": [198],
-    "metrics.jsonl": [51, 52, 145, 243],
+    "metrics.jsonl": [51, 52, 145, 243, 997, 2458],
     "environment.json": [0, 8, 17, 28, 30, 151, 196, 222],
     "state.pt": [2, 5, 6, 17, 24, 53, 57, 75, 77, 95, 135, 157, 213],
     "archive of state.pt": [3, 114, 171],
@@ -40,7 +41,8 @@ def formats(fuzz, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz") / "work"
     folder.mkdir()
     run = hiercnn.fit(fuzz.RECIPE, run_dir=folder / "run")
-    return fuzz.hierarchies(folder) | fuzz.recipes(folder) | fuzz.of_run(run.path) | fuzz.weights(folder, run)
+    made = [fuzz.hierarchies(folder), fuzz.recipes(folder), fuzz.of_data(folder), fuzz.of_run(run.path), fuzz.weights(folder, run)]
+    return {name: each for part in made for name, each in part.items()}
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -192,11 +193,11 @@ def changed(document: object, draw: random.Random, values: list = VALUES) -> obj
     for _ in range(draw.randint(1, 3)):
         places = list(_places(document))
         if not places:
-            return draw.choice(values)
+            return deepcopy(draw.choice(values))
         holder, key = draw.choice(places)
         fault = draw.randrange(5)
         if fault < 2:
-            holder[key] = draw.choice(values)
+            holder[key] = deepcopy(draw.choice(values))  # or the next fault would change the list for all cases
         elif fault == 2:
             other, its = draw.choice(places)
             with suppress(LookupError):  # it has gone with an earlier fault

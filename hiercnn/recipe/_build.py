@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from hiercnn.data import Data, Source, data_sets, prepare
-from hiercnn.errors import RecipeError, did_you_mean
+from hiercnn.errors import DataError, RecipeError, did_you_mean
 from hiercnn.hierarchy import Cut, Hierarchy, builtin, chosen_cuts, from_folders, from_nested, from_wordnet, read_hierarchy
 from hiercnn.inference import rules
 from hiercnn.losses import losses
@@ -64,7 +64,10 @@ def clustered(settings: HierarchySettings) -> Hierarchy:
 def build_source(recipe: Recipe) -> Source:
     """Read the data set a recipe names."""
     options = {name: (recipe.data.model_extra or {}).get(name) for name in data_sets.options(recipe.data.name)}
-    return data_sets[recipe.data.name](**options)
+    try:
+        return data_sets[recipe.data.name](**options)
+    except OSError as error:  # a path that is too long, a folder that may not be entered
+        raise DataError(f"data: cannot read {recipe.data.name}: {error.strerror or error}") from error
 
 
 def build_data(recipe: Recipe, source: Source, tree: Hierarchy | None) -> Data:

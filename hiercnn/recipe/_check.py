@@ -151,6 +151,6 @@ def _stage(head: HeadSettings, trunk: Any, backbone: str) -> int:
 def _attempt(problems: list[Problem], path: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return function(*arguments, **options)
-    except HierCNNError as error:
-        problems.append((path, str(error)))
+    except (HierCNNError, OSError) as error:  # of the system: a path that is too long, a folder that may not be entered
+        problems.append((path, str(error)[:400]))
         return None

@@ -81,7 +81,7 @@ def _as_pretrained(recipe: Recipe) -> Recipe:
 def _of_weights(recipe: Recipe) -> dict[str, Any]:
     """What pretrained weights say of `OF_WEIGHTS`."""
     run = Path(recipe.model.weights, "recipe.yaml")
-    if run.is_file():
+    if os.path.isfile(run):
         theirs = read_recipe_file(run).get("data") or {}
     else:
         theirs = pretrained_config(recipe.model.backbone, recipe.model.weights)

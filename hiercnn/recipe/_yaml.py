@@ -1,5 +1,6 @@
 """Recipes as text: YAML that reads 2e-5 as a number and refuses a key given twice, `extends`, and overrides."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -61,10 +62,10 @@ def shipped_recipes() -> list[str]:
 def find_recipe(name: str | Path) -> Path:
     """The file of a recipe given by path or by shipped name. Raises RecipeError with a suggestion."""
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     shipped = recipes_folder() / f"{str(name).removeprefix('recipes/').removesuffix('.yaml')}.yaml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):
         return shipped
     raise RecipeError(
         f"no recipe {name}: neither a file nor a shipped recipe{did_you_mean(str(name), shipped_recipes())} (hiercnn recipes list)"
@@ -94,7 +95,7 @@ def read_recipe_file(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
-    if not isinstance(parent, str) or not (path.parent / parent).is_file():
+    if not isinstance(parent, str) or not os.path.isfile(path.parent / parent):
         raise RecipeError(f"{path}: extends: there is no file {parent!r} beside it")
     return merge(read_recipe_file(path.parent / parent, (*below, path.resolve())), raw)
 

@@ -22,6 +22,7 @@ class Measured(_Values):
     accuracy: Accuracy
     nll: float
     images: Whole
+    heads: dict[str, float] = {}
     hd1: float | None = None
     severity: float | None = None
 
@@ -59,12 +60,11 @@ class Epoch(Event):
 
 class End(Event):
     epochs: Whole
-    steps: Whole
     images: Whole
     val: Measured
     test: Measured | None = None
-    best_epoch: Whole
     seconds: Seconds
+    peak_memory_mib: float | None = None
 
 
 EVENTS = {"start": Start, "epoch": Epoch, "end": End}
