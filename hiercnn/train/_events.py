@@ -41,8 +41,8 @@ class Start(Event):
     steps_per_epoch: Annotated[int, Field(ge=1, lt=2**53)]
     sizes: dict[str, Whole]
     digests: dict[str, str]
-    mean: list[float]
-    std: list[float]
+    mean: list[float] = []
+    std: list[float] = []
     channels: Annotated[int, Field(ge=1, lt=2**16)]
     parameters: Whole
 
@@ -51,8 +51,8 @@ class Epoch(Event):
     epoch: Whole
     step: Whole
     images: Whole
-    lr: float
-    train: dict[str, float]
+    lr: float | None = None
+    train: dict[str, float] = {}
     val: Measured
     train_subset: Measured
     seconds: Seconds

@@ -138,4 +138,4 @@ def test_predictions_of_one_split_are_gone(bench, tmp_path):
     assert shown.last.split == "val"
     assert shown.notes[0].startswith("No predictions of test.npz, which the run has written: put the files back into ")
     (run.predictions / "test.npz").write_bytes(b"PK")
-    assert view(run, images=0).notes == ["test.npz cannot be read (ValueError); it is left out"]
+    assert view(run, images=0).notes == ["test.npz cannot be read (CheckpointError); it is left out"]
