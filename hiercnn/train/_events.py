@@ -5,7 +5,20 @@ from collections.abc import Mapping
 WHOLE = range(2**53)
 NUMBER = int | float | None
 MEASURED = {"accuracy": {"leaf": float, str: float}, "nll": float, "images": WHOLE, "heads": {str: float}, "hd1": float, "severity": NUMBER}
-OPTIONAL = ("test", "heads", "hd1", "severity", "peak_memory_mib")  # some runs have none
+OPTIONAL = (
+    "test",
+    "heads",
+    "hd1",
+    "severity",
+    "peak_memory_mib",
+    "steps",
+    "step",
+    "best_epoch",
+    "mean",
+    "std",
+    "lr",
+    "parameters",
+)  # not in every run
 SECONDS = {"train": float, "eval": float}
 SHAPES = {
     "start": {
@@ -23,7 +36,6 @@ SHAPES = {
         "step": WHOLE,
         "images": WHOLE,
         "lr": float,
-        "train": {str: float},
         "val": MEASURED,
         "train_subset": MEASURED,
         "seconds": SECONDS,
