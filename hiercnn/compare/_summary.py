@@ -139,7 +139,7 @@ def _measured(run: Run, levels: list[str]) -> dict[str, Any]:
 
 def _environment(run: Run) -> dict[str, Any]:
     found = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
-    told = [found["device"], found["precision"], found["versions"]["torch"], found["git"] or ""]
+    told = [found["device"], found["precision"], found["versions"]["torch"], "" if found["git"] is None else found["git"]]
     if not all(isinstance(value, str) for value in told):
         raise ValueError("environment.json")
     return found
