@@ -137,6 +137,8 @@ def change(run: Run, kind: str, *path, to=None) -> None:
         ("epoch", ["epoch"], True),
         ("epoch", ["val", "accuracy", "9 groups"], [0.5]),
         ("end", ["seconds", "train"], "long"),
+        ("end", ["test", "severity"], {}),
+        ("end", ["val", "hd1"], "leaf"),
         ("end", ["test", "hd1"], "leaf"),
         ("end", ["val", "severity"], {}),
     ],
@@ -319,7 +321,7 @@ def test_recipes_of_names_that_are_too_long(text, tmp_path):
 def test_a_list_of_no_classes(tmp_path):
     (tmp_path / "classes.txt").write_text("")
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"data\.classes: there is no name"):
+    with pytest.raises(DataError, match=r"data\.classes: no names"):
         data_sets["timm"](root=tmp_path, dataset="", train_split="train", classes=str(tmp_path / "classes.txt"))
 
 

@@ -8,6 +8,7 @@ import pytest
 from train.tiny import tiny
 
 from hiercnn import fit
+from hiercnn.diagnose import inject
 from hiercnn.recipe import build_data, build_hierarchy, build_source, to_yaml
 
 pytest.importorskip("cleanlab", reason="needs cleanlab (pip install hiercnn[dev])")
@@ -29,7 +30,7 @@ def tool(monkeypatch):
 
 @pytest.fixture(scope="module")
 def data():
-    recipe = tiny("data.render_train=51")
+    recipe = tiny("data.render_train=51", "data.render_test=31")
     return build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
 
 
@@ -68,12 +69,39 @@ def test_a_row_for_every_detector_and_fault(tool, tmp_path, capsys):
     assert moves[0] == moves[1]
 
 
+def test_copies_and_two_objects_are_in_images_of_their_own(tool, data):
+    changed, faults = tool.module.with_copies(data.test, data.train, 0)
+    assert set(faults) == {*inject.CHANGES, "label of the original", "another label"}
+    every = [copy for change in inject.CHANGES for copy, _ in faults[change]]
+    assert len(set(every)) == len(every) == sum(len(faults[label]) for label in ("label of the original", "another label"))
+    kept = [copy for copy, original in faults["label of the original"] if changed.labels[copy] == data.train.labels[original]]
+    assert len(kept) == len(every) / 2
+    changed, faults = tool.module.with_objects(data.test, data.hierarchy, 0)
+    assert {layout: len(images) for layout, images in faults.items()} == {"beside": 22, "blended": 22}
+    assert len(set(faults["beside"] + faults["blended"])) == 44
+
+
+def test_of_a_kind_other_faults_are_left_out(tool):
+    rows = {row.fault: row.found for row in tool.module.of_kinds("x", "all", [1, 9, 2], {"a": [1], "b": [2, 3]})}
+    assert rows["all"].precision == pytest.approx(2 / 3)
+    assert (rows["a"].precision, rows["b"].precision) == (1, 0.5)
+
+
 def test_test_images_of_a_run_are_judged_as_well(tool, tmp_path, capsys):
     run = fit(tiny("epochs=1", "data.render_test=27"), run_dir=tmp_path / "run")
-    rows = list(tool.module.of_run(run.path, 2))
+    tool("quickstart/flat", "--seeds", "--runs", run.path, "--count", 2, "--csv", tmp_path / "faults.csv")
+    with open(tmp_path / "faults.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
     assert {row[0] for row in rows} == {"5 a class, held out"}
-    assert {(row[1], row[4]) for row in rows} == {("labels", fault) for fault in ("near and far", "near", "far")} | {("moves", "moved")}
-    assert {row[8] for row in rows} == {36 * 27}
+    wanted = {
+        "labels": {"near and far", "near", "far"},
+        "moves": {"moved"},
+        "copies": {"copied", *inject.CHANGES, "label of the original", "another label"},
+        "objects": {"two objects", *inject.LAYOUTS},
+    }
+    assert {(row[1], row[4]) for row in rows} == {(experiment, fault) for experiment, faults in wanted.items() for fault in faults}
+    assert {row[8] for row in rows} == {str(36 * 27)}
+    assert {row[3] for row in rows if row[1] == "copies"} == {"near_duplicates", "near_duplicates, quantile 0.9"}
 
 
 def test_mistyped_recipes_are_told(tool, capsys, tmp_path):

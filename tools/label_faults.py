@@ -5,7 +5,8 @@
 Three experiments a seed: `labels` relabels 2 % of the images of each class nearby and 2 % far off, judged by the mislabel detector and by
 the scores of cleanlab, on the same probabilities; `classes` splits some classes in two, widens some by half of a sibling's images and
 merges some with one far away; `moves` hangs classes elsewhere in the tree, on the predictions of `labels`. With `--runs` the test images
-of finished runs, whose networks have learnt right labels, are judged after their labels were made wrong, and with classes hung elsewhere.
+of finished runs, whose networks have learnt right labels, are judged after their labels were made wrong, and with classes hung elsewhere;
+`copies` replaces some by changed copies of training images, `objects` lets some show an image of another top-level group as well.
 A row tells the faults, the precision among as many findings as there are faults (equal to recall there), and the average precision.
 """
 
@@ -22,14 +23,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hiercnn.data import Data
-from hiercnn.diagnose import Evidence, Finding, detectors, inject
-from hiercnn.errors import HierCNNError
+from hiercnn.data import Data, ImageSet
+from hiercnn.diagnose import Evidence, Finding, OtherSplit, detectors, inject
+from hiercnn.dynamics import Look
+from hiercnn.errors import DataError, HierCNNError
 from hiercnn.hierarchy import Hierarchy
-from hiercnn.recipe import Recipe, Run, build_data, build_hierarchy, build_source, load_recipe, out_of_fold, run_scores
+from hiercnn.models import PENULTIMATE
+from hiercnn.recipe import Recipe, Run, build_data, build_hierarchy, build_source, load_recipe, look_at, out_of_fold
 from hiercnn.train import device_name, git_commit, pick_device
 
-SHARE = 0.02  # of each class, near and far
+SHARE = 0.02  # of each class, near and far; of the images, for each layout of two objects
+COPIED = 0.005  # of the images, for each change, with the label of the original and with another
 CLEANLAB = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
 OURS = {
     "mislabel": {},
@@ -37,6 +41,7 @@ OURS = {
     "mislabel, nearness 1": {"nearness": 1.0},
     "mislabel, margin": {"score": "margin"},
 }
+NEIGHBOURS = {"near_duplicates": {}, "near_duplicates, quantile 0.9": {"quantile": 0.9}}
 COLUMNS = (
     "setting",
     "experiment",
@@ -51,6 +56,9 @@ COLUMNS = (
     "machine",
     "commit",
 )
+
+
+See = Callable[[ImageSet], Look]  # what a network makes of images
 
 
 class Row(NamedTuple):
@@ -100,6 +108,31 @@ def moved(labels: np.ndarray, tree: Hierarchy, seed: int, count: int) -> tuple[H
     return tree, names
 
 
+def with_copies(split: ImageSet, other: ImageSet, seed: int) -> tuple[ImageSet, dict[str, list[tuple[int, int]]]]:
+    """Images of which some are copies of another split's, and (copy, original) by change, and by whose label the copies have."""
+    faults: dict[str, list[tuple[int, int]]] = {}
+    free = np.arange(len(split))
+    for relabelled, label in ((False, "label of the original"), (True, "another label")):
+        for change in inject.CHANGES:
+            made = inject.copies(split, other, COPIED, change, seed, relabelled=relabelled, among=free)
+            split, free = made.split, np.setdiff1d(free, made.images)
+            pairs = list(zip(made.images.tolist(), made.sources.tolist(), strict=True))
+            faults[change] = [*faults.get(change, []), *pairs]
+            faults[label] = [*faults.get(label, []), *pairs]
+    return split, faults
+
+
+def with_objects(split: ImageSet, tree: Hierarchy, seed: int) -> tuple[ImageSet, dict[str, list[int]]]:
+    """Images of which some show two objects, and which by layout."""
+    faults: dict[str, list[int]] = {}
+    free = np.arange(len(split))
+    for layout in inject.LAYOUTS:
+        made = inject.compose(split, tree, SHARE, layout, seed, among=free)
+        split, free = made.split, np.setdiff1d(free, made.images)
+        faults[layout] = made.images.tolist()
+    return split, faults
+
+
 def judged(recipe: Recipe, data: Data, folder: Path, folds: int) -> Evidence:
     positions, seen = out_of_fold(recipe, data, folder, folds, tell=partial(print, flush=True))
     return Evidence(data.hierarchy, data.train.labels[positions], seen.logits.softmax(1).numpy())
@@ -107,12 +140,17 @@ def judged(recipe: Recipe, data: Data, folder: Path, folds: int) -> Evidence:
 
 def of_labels(evidence: Evidence, faults: dict[str, np.ndarray]) -> Iterator[Row]:
     """Each way to rank images, for all wrong labels, and for one kind with the other kind's images left out."""
-    every = np.concatenate(list(faults.values()))
     for name, ranking in rankings(evidence):
-        yield Row(name, "near and far", inject.found(ranking, every.tolist()))
-        for kind, images in faults.items():
-            others = set(every.tolist()) - set(images.tolist())
-            yield Row(name, kind, inject.found([image for image in ranking if image not in others], images.tolist()))
+        yield from of_kinds(name, "near and far", ranking, {kind: images.tolist() for kind, images in faults.items()})
+
+
+def of_kinds(detector: str, whole: str, ranking: Sequence[Hashable], faults: dict[str, list]) -> Iterator[Row]:
+    """A row for all faults, and one for each kind with the other faults left out."""
+    every = set().union(*faults.values())
+    yield Row(detector, whole, inject.found(ranking, list(every)))
+    for kind, some in faults.items():
+        others = every.difference(some)
+        yield Row(detector, kind, inject.found([each for each in ranking if each not in others], some))
 
 
 def rankings(evidence: Evidence) -> Iterator[tuple[str, list[int]]]:
@@ -138,6 +176,27 @@ def of_moves(evidence: Evidence, seed: int, count: int) -> Row:
     tree, names = moved(evidence.labels, evidence.tree, seed, count)
     findings = detectors["misplaced_class"](replace(evidence, tree=tree))
     return counted("misplaced_class", "moved", findings, [(name,) for name in names], tuple)
+
+
+def of_copies(see: See, split: ImageSet, other: ImageSet, tree: Hierarchy, seed: int) -> tuple[Evidence, list[Row]]:
+    """Copies with their originals among the pairs that the detector suspects; copies that the data bring along count as false alarms."""
+    changed, faults = with_copies(split, other, seed)
+    seen, of_other = see(changed), see(other)
+    others = OtherSplit("train", of_other.features[PENULTIMATE].numpy(), other.labels, other.ids)
+    features = seen.features[PENULTIMATE].numpy()
+    evidence = Evidence(tree, changed.labels, seen.logits.softmax(1).numpy(), changed.ids, features, others)
+    rows: list[Row] = []
+    for name, options in NEIGHBOURS.items():
+        ranking = [(finding.image, finding.other) for finding in detectors["near_duplicates"](evidence, **options)]
+        rows += of_kinds(name, "copied", ranking, faults)
+    return evidence, rows
+
+
+def of_objects(see: See, split: ImageSet, tree: Hierarchy, seed: int) -> tuple[Evidence, list[Row]]:
+    changed, faults = with_objects(split, tree, seed)
+    evidence = Evidence(tree, changed.labels, see(changed).logits.softmax(1).numpy())
+    ranking = [finding.image for finding in detectors["multi_object"](evidence)]
+    return evidence, list(of_kinds("multi_object", "two objects", ranking, faults))
 
 
 def counted(
@@ -166,14 +225,19 @@ def of_recipe(arguments: argparse.Namespace) -> Iterator[list[object]]:
 
 
 def of_run(path: Path, count: int) -> Iterator[list[object]]:
-    """Rows of a run's test images: its network learnt right labels, and these are made wrong."""
+    """Rows of a run's test images: its network learnt right labels, and these are made wrong, or copies, or pictures of two things."""
     run = Run(path)
-    logits, right, _ = run_scores(run, run.model, "test")
-    tree, seed, sizes = run.hierarchy, run.recipe.seed, run.start["sizes"]
-    labels, wrong = wrong_labels(right.numpy(), tree, seed)
-    evidence, setting = Evidence(tree, labels, logits.softmax(1).numpy()), f"{sizes['train'] // tree.num_classes} a class, held out"
+    data, tree, seed = build_data(run.recipe, build_source(run.recipe), run.hierarchy), run.hierarchy, run.recipe.seed
+    if data.test is None:
+        raise DataError(f"the data of {path} have no test images")
+    train, test = (split.subset(np.flatnonzero(split.labels < tree.num_classes)) for split in (data.train, data.test))
+    see, setting = partial(look_at, run.recipe, run.model, channels=data.channels), f"{each(data.train.labels, tree)} a class, held out"
+    labels, wrong = wrong_labels(test.labels, tree, seed)
+    evidence = Evidence(tree, labels, see(test).logits.softmax(1).numpy())
     yield from lines(setting, "labels", seed, evidence, of_labels(evidence, wrong))
     yield from lines(setting, "moves", seed, evidence, [of_moves(evidence, seed, count)])
+    yield from lines(setting, "copies", seed, *of_copies(see, test, train, tree, seed))
+    yield from lines(setting, "objects", seed, *of_objects(see, test, tree, seed))
 
 
 def lines(setting: str, experiment: str, seed: int, evidence: Evidence, rows: Iterable[Row]) -> Iterator[list[object]]:
@@ -193,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="recipe file or shipped name; key=value overrides follow")
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the folds; none: finished runs alone")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--count", type=int, default=6, help="classes of each fault")
     parser.add_argument("--experiments", nargs="+", choices=("labels", "classes", "moves"), default=["labels", "classes", "moves"])

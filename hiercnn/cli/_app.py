@@ -175,7 +175,7 @@ def diagnose(
     top: Annotated[int, typer.Option(min=1, help="Suspicions of each detector to print; files hold all.")] = 10,
     form: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
     out: Annotated[Path | None, typer.Option(help="Folder for the CSV files. Default: diagnose/ in the run folder.")] = None,
-    weights: Annotated[str, typer.Option(help="last, best, average or step-….")] = "last",
+    weights: Annotated[str, typer.Option(help="last, best, average or step-…; folds are judged with their last.")] = "last",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     trust_imports: Trust = False,
 ) -> None:

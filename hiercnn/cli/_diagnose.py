@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hiercnn.recipe import FAULT_COLUMNS, Diagnosis, Run, diagnose_run
 
@@ -29,23 +29,29 @@ def print_diagnosis(run: Run, names: Sequence[str] | None, form: str, top: int, 
 
 def _print_tables(found: Diagnosis, top: int) -> None:
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 180)
     facts = found.facts
-    how = f"out of {facts['folds']} folds" if facts["folds"] else "held out"
+    how = f"out of {facts['folds']} folds" if facts["folds"] else f"held out, {facts['weights']} weights"
     console.print(f"{facts['images']:,} images of {facts['split']}, {how}, {100 * facts['accuracy']:.1f} % as labelled", highlight=False)
     for name, rows in found.rows.items():
         console.print(f"{name}: {len(rows):,} suspicion{'' if len(rows) == 1 else 's'}", style="italic", highlight=False)
         if not rows:
             continue
-        table = Table("score", "image", "why")
-        for row in rows[:top]:
-            cells = dict(zip(FAULT_COLUMNS, row, strict=True))
-            image = " and ".join(text for text in (cells["image"], cells["other_image"]) if text)
-            table.add_row(*map(Text, (f"{cells['score']:.3g}", str(image), cells["sentence"])))  # names are no markup
-        console.print(table)
+        console.print(_table([dict(zip(FAULT_COLUMNS, row, strict=True)) for row in rows[:top]]))
+
+
+def _table(found: Sequence[Mapping[str, object]]):
+    """Score, image and reason of each suspicion; without a column of images where classes are suspected."""
+    from rich.table import Table
+    from rich.text import Text
+
+    images = [" and ".join(str(row[key]) for key in ("image", "other_image") if row[key]) for row in found]
+    table = Table("score", *(["image"] if any(images) else []), "why")
+    for row, image in zip(found, images, strict=True):
+        cells = (f"{row['score']:.3g}", *([image] if any(images) else []), row["sentence"])
+        table.add_row(*map(Text, cells))  # names are no markup
+    return table
 
 
 def _print_csv(found: Diagnosis, top: int) -> None:

@@ -128,7 +128,7 @@ def _class_names(classes: list[str] | str | None) -> tuple[str, ...] | None:
             raise DataError(f"data.classes: cannot read {classes}: {error}; wanted a text file with one class name a line") from None
     names = tuple(name.strip() for name in classes)
     if not names:
-        raise DataError("data.classes: there is no name; one name a class, in the order of the labels")
+        raise DataError("data.classes: no names; one name a class, in the order of the labels")
     if not all(names):
         raise DataError(f"data.classes: name {names.index('') + 1} is empty; one name a class, in the order of the labels")
     return names

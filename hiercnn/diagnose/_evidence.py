@@ -152,8 +152,16 @@ class Evidence:
         """What the detectors cannot tell anything of, one sentence each."""
         missing = np.flatnonzero(self.counts == 0)
         never = np.setdiff1d(np.flatnonzero(self.counts), self.predicted)
-        named = {"no image of {} is judged": missing, "{} is never predicted, so images that look like it are not found": never}
-        return [text.format(shorten(self.tree.classes[label] for label in labels)) for text, labels in named.items() if len(labels)]
+        return self._note(missing, "no image of {} is judged", "no images of these classes are judged: {}") + self._note(
+            never,
+            "{} is never predicted, so images that look like it are not found",
+            "these classes are never predicted, so images that look like them are not found: {}",
+        )
+
+    def _note(self, labels: np.ndarray, one: str, several: str) -> list[str]:
+        """What is to be said of one class or of several, if there is any."""
+        names = shorten(self.tree.classes[label] for label in labels)
+        return [(one if len(labels) == 1 else several).format(names)] if len(labels) else []
 
 
 def _check_features(features: np.ndarray, rows: int, what: str) -> None:

@@ -1,16 +1,24 @@
-"""Faults put into labels and trees on purpose, and how many of them a ranked list finds."""
+"""Faults put into labels, trees and images on purpose, and how many of them a ranked list finds."""
 
+import io
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from hiercnn.data import members, wrong_labels
+from hiercnn.data import ImageSet, members, wrong_labels
 from hiercnn.diagnose._groups import top_groups
 from hiercnn.errors import DataError, HierarchyError
 from hiercnn.hierarchy import Hierarchy
 
 KINDS = ("near", "far")
+CHANGES = ("shifted", "flipped", "brighter", "jpeg")
+LAYOUTS = ("beside", "blended")
+BRIGHTER = 1.2  # times as bright
+QUALITY = 75  # of JPEG
 
 
 class Injected(NamedTuple):
@@ -27,6 +35,20 @@ class Injected(NamedTuple):
     tree: Hierarchy
     images: np.ndarray
     classes: tuple[str, ...] = ()
+
+
+class Altered(NamedTuple):
+    """Images with a fault, and the truth.
+
+    Attributes:
+        split: The images, of the same ids as before.
+        images: Positions of those that are at fault, in order [M].
+        sources: Position of the image that each is a copy of, or shows as well [M].
+    """
+
+    split: ImageSet
+    images: np.ndarray
+    sources: np.ndarray
 
 
 class Found(NamedTuple):
@@ -114,6 +136,56 @@ def move(labels: np.ndarray, tree: Hierarchy, name: str, seed: int = 0) -> Injec
     return Injected(_renumbered(labels, tree, changed), changed, np.array([], dtype=np.int64), (name,))
 
 
+def copies(
+    split: ImageSet, other: ImageSet, share: float, change: str, seed: int = 0, *, relabelled: bool = False, among: np.ndarray | None = None
+) -> Altered:
+    """In the place of some images put copies of another split's images, each of another class than the image that it replaces.
+
+    Args:
+        split, other: Images in memory, of one size.
+        share: Of the images of `split`, rounded.
+        change: What makes a copy differ: it is `shifted` by a pixel, `flipped` left to right, `brighter` by a fifth, or went through
+            `jpeg` of quality 75, which takes one or three channels.
+        relabelled: Whether a copy has the label of the image that it replaces, rather than its original's.
+        among: Positions in `split` that may be replaced; default: all.
+
+    Raises:
+        DataError: An unknown change, images in files, no image to replace, or one class alone.
+    """
+    if change not in CHANGES:
+        raise DataError(f"change: wanted {', '.join(CHANGES)}, got '{change}'")
+    pixels, originals, rng = _pixels(split), _pixels(other), np.random.default_rng([seed, 14, CHANGES.index(change), relabelled])
+    images = _drawn(len(split), share, among, rng)
+    sources = _partners(split.labels[images], other.labels, rng)
+    changed, labels = pixels.clone(), split.labels.copy()
+    changed[images] = _changed(originals[sources], change)
+    if not relabelled:
+        labels[images] = other.labels[sources]
+    return Altered(replace(split, images=changed, labels=labels), images, sources)
+
+
+def compose(split: ImageSet, tree: Hierarchy, share: float, layout: str, seed: int = 0, *, among: np.ndarray | None = None) -> Altered:
+    """Let some images show another image of the split as well, of another top-level group, and keep their label.
+
+    Args:
+        split: Images in memory, labelled with classes.
+        share: Of the images, rounded.
+        layout: `beside`: the right half is the other image's; `blended`: the mean of both.
+        among: Positions of the images that may be changed; default: all.
+
+    Raises:
+        DataError: An unknown layout, images in files, no image to change. HierarchyError: a tree of one level.
+    """
+    if layout not in LAYOUTS:
+        raise DataError(f"layout: wanted {', '.join(LAYOUTS)}, got '{layout}'")
+    pixels, groups, rng = _pixels(split), top_groups(tree).groups, np.random.default_rng([seed, 15, LAYOUTS.index(layout)])
+    images = _drawn(len(split), share, among, rng)
+    sources = _partners(groups[split.labels[images]], groups[split.labels], rng)
+    changed = pixels.clone()
+    changed[images] = _composed(pixels[images], pixels[sources], layout)
+    return Altered(replace(split, images=changed), images, sources)
+
+
 def found(ranked: Sequence[Hashable], faults: Sequence[Hashable]) -> Found:
     """How well a list, most suspicious first, finds the faults. Raises DataError if there is none, or something is listed twice."""
     truth = set(faults)
@@ -149,6 +221,57 @@ def _near(tree: Hierarchy, label: int) -> np.ndarray:
 def _far(tree: Hierarchy) -> list[np.ndarray]:
     groups = top_groups(tree).groups
     return [np.flatnonzero(groups != group) for group in groups]
+
+
+def _pixels(split: ImageSet) -> Tensor:
+    if split.images is None:
+        raise DataError("pixels can be changed in memory alone, and these images are in files; set data.storage=memory")
+    return split.images
+
+
+def _drawn(total: int, share: float, among: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    """So large a share of the images, in order, out of `among`."""
+    among, count = np.arange(total) if among is None else among, round(share * total)
+    if not 0 < count <= len(among):
+        raise DataError(f"share={share} of {total} images is {count}, out of {len(among)} that may be changed")
+    return np.sort(rng.permutation(among)[:count])
+
+
+def _partners(kinds: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each a position in `others` where there is another kind."""
+    choices = {kind: np.flatnonzero(others != kind) for kind in np.unique(kinds)}
+    if not all(map(len, choices.values())):
+        raise DataError("all images are of one kind: none differs enough to go into another one's place")
+    return np.array([rng.choice(choices[kind]) for kind in kinds])
+
+
+def _changed(images: Tensor, change: str) -> Tensor:
+    """Copies [M, channels, H, W], uint8."""
+    if change == "shifted":
+        down, right = (torch.arange(side).sub(1).clamp(min=0) for side in images.shape[-2:])  # the first row and column stand twice
+        return images[..., down, :][..., right]
+    if change == "flipped":
+        return images.flip(-1)
+    if change == "brighter":
+        return (images * BRIGHTER).round().clamp(max=255).to(images.dtype)
+    return torch.stack([_through_jpeg(image) for image in images])
+
+
+def _through_jpeg(image: Tensor) -> Tensor:
+    """[channels, H, W], uint8, of one or three channels."""
+    from PIL import Image
+
+    pixels, file = image.movedim(0, -1).squeeze(-1).numpy(), io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "jpeg", quality=QUALITY)
+    return torch.from_numpy(np.array(Image.open(file))).reshape(*image.shape[1:], -1).movedim(-1, 0)
+
+
+def _composed(images: Tensor, others: Tensor, layout: str) -> Tensor:
+    """Pictures of two images [M, channels, H, W], uint8."""
+    if layout == "blended":
+        return ((images.float() + others) / 2).round().to(images.dtype)
+    half = images.shape[-1] // 2
+    return torch.cat([images[..., :half], others[..., half:]], -1)
 
 
 def _class(tree: Hierarchy, name: str) -> int:

@@ -133,9 +133,9 @@ def read_weights(weights: str) -> dict[str, Tensor]:
 
     path = _package_file(weights.removeprefix(PACKAGE)) if weights.startswith(PACKAGE) else Path(weights)
     path = path / "checkpoints" / "last.safetensors" if os.path.isdir(path) else path
-    if not os.path.isfile(path):
+    if not os.path.isfile(path):  # unlike Path's, also for a name that is too long
         raise RecipeError(
-            f"no weights in {path}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, {PACKAGE}NAME, or {HUBS[0]}DIR"
+            f"no weights in {str(path)[:500]}; give a file ({', '.join(SUFFIXES)}), a run folder, {TIMM}, {PACKAGE}NAME, or {HUBS[0]}DIR"
         )
     if path.suffix not in SUFFIXES:
         raise RecipeError(f"{path}: weights are files that end in {', '.join(SUFFIXES)}")

@@ -8,7 +8,7 @@ from hiercnn.recipe._dynamics import Dynamics, dynamics_of_run, kept_steps
 from hiercnn.recipe._early import Early, early_heads, early_predictor, input_size
 from hiercnn.recipe._export import Exported, export_run
 from hiercnn.recipe._fit import Run, build_trainer, differing_keys, fit
-from hiercnn.recipe._folds import out_of_fold
+from hiercnn.recipe._folds import look_at, out_of_fold
 from hiercnn.recipe._load import data_settings, load_recipe, to_yaml
 from hiercnn.recipe._predict import calibrate_run, predictor_of_run, rule_of_run, run_scores
 from hiercnn.recipe._push import push_run
@@ -48,6 +48,7 @@ __all__ = [
     "kept_dynamics",
     "kept_steps",
     "load_recipe",
+    "look_at",
     "out_of_fold",
     "predictor_of_run",
     "push_run",

@@ -30,7 +30,7 @@ class Diagnosis(NamedTuple):
     Attributes:
         findings: {detector: what it suspects, worst first}.
         rows: {detector: the same as rows of `COLUMNS`}, as they stand in its CSV.
-        facts: On what: split, folds, images, accuracy, notes.
+        facts: On what: split, folds, weights, images, accuracy, notes.
         folder: Where DETECTOR.csv and facts.json lie.
     """
 
@@ -58,7 +58,7 @@ def diagnose_run(
         names: Detectors; default: all that its tree allows.
         side: `test` (default, if there is one) or `val`; `train` with folds alone.
         folds: Train the recipe so many times, each time without a part of train, in `folds/` of the run folder.
-        weights: `last`, `best`, `average` or `step-…`, of the run's own network.
+        weights: `last`, `best`, `average` or `step-…`, of the run's own network; those of folds are `last`.
         out: Folder for the results; default: `diagnose/` in the run folder.
         tell: Called with a line about each fold.
 
@@ -74,7 +74,7 @@ def diagnose_run(
     asked = list(detectors) if names is None else list(dict.fromkeys(names))
     for name in asked:
         detectors[name]  # RecipeError if there is none
-    _check_side(side, folds)
+    _check_side(side, folds, weights)
     data, source = data_of_run(run, "use hiercnn.diagnose.Evidence and the detectors on what your network makes of them")
     side = "train" if folds else side or ("test" if data.test is not None else "val")
     folder = _made(out or run.path / "diagnose" / (f"train-{folds}-folds" if folds else side))  # before the work
@@ -87,18 +87,21 @@ def diagnose_run(
         name: [_row(evidence, rank, each, side, indices, paths) for rank, each in enumerate(found, 1)] for name, found in findings.items()
     }
     accuracy = float((evidence.predicted == evidence.labels).mean())
-    facts = {"run": run.digest, "split": side, "folds": folds, "images": len(evidence), "accuracy": accuracy, "notes": notes}
+    facts = {"run": run.digest, "split": side, "folds": folds, "weights": weights, "images": len(evidence), "accuracy": accuracy}
+    facts["notes"] = notes
     _write(folder, rows, facts)
     return Diagnosis(findings, rows, facts, folder)
 
 
-def _check_side(side: str | None, folds: int | None) -> None:
+def _check_side(side: str | None, folds: int | None, weights: str) -> None:
     if side is not None and side not in SIDES:
         raise RecipeError(f"side: wanted {', '.join(SIDES)}, got '{side}'")
     if side == "train" and not folds:
         raise RecipeError("the network has learnt the labels of train, wrong ones too; judge train out of fold: folds=5 (--folds 5)")
     if folds and side not in (None, "train"):
         raise RecipeError(f"folds are of train, and {side} was not trained on anyway; leave one of the two out")
+    if folds and weights != "last":
+        raise RecipeError(f"folds are judged with the weights that each network ends with, not with '{weights}'; leave one of the two out")
 
 
 def _evidence(

@@ -13,12 +13,20 @@ from hiercnn.errors import RecipeError, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats, unique keys."""
+    """YAML 1.2 floats, unique keys, and characters that JSON writes as two escapes."""
 
     yaml_implicit_resolvers = {
         first: [entry for entry in entries if entry[0] != "tag:yaml.org,2002:float"]
         for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_scalar(self, node):
+        text = super().construct_scalar(node)
+        try:
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            what = "half of a surrogate pair is no character; write both halves, or the character itself"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
 
     def construct_mapping(self, node, deep=False):
         seen = []

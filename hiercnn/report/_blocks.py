@@ -57,8 +57,7 @@ def view(run: Run, *, images: int) -> View:
     tree = run.hierarchy if fold is None else run.hierarchy.above(fold)
     cuts = _cuts(run, tree, fold)
     found, problems = kept_evaluations(run, tree, fold)
-    if not found:
-        problems.append(_no_predictions(run))
+    problems += _missing(run, any_found=bool(found))
     kept = _thinned(found)
     if len(kept) < len(found):
         problems.append(f"{len(kept)} of {len(found)} kept evaluations are shown")
@@ -91,10 +90,16 @@ def _cuts(run: Run, tree: Hierarchy, fold: Cut | None) -> list[Cut]:
     return list({cut.name: cut for cut in cuts}.values())
 
 
-def _no_predictions(run: Run) -> str:
+def _missing(run: Run, *, any_found: bool) -> list[str]:
+    """Why predictions are not there, and what to do."""
     if not run.finished:
-        return "No predictions yet: the run has not come to an evaluation that keeps them."
-    return "No predictions: the run was trained with eval.predictions=false."
+        return [] if any_found else ["No predictions yet: the run has not come to an evaluation that keeps them."]
+    again = f"train it again: hiercnn train {run.path / 'recipe.yaml'} --run-dir …"
+    if not run.recipe.eval.predictions:
+        return [] if any_found else [f"No predictions: the run was trained with eval.predictions=false; {again} eval.predictions=true."]
+    files = [run.predictions / f"{split}.npz" for split in ("val", "test") if split in run.end]
+    gone = " and ".join(file.name for file in files if not file.exists())
+    return [f"No predictions of {gone}, which the run has written: put the files back into {run.predictions}, or {again}."] if gone else []
 
 
 def _thinned(found: list[Evaluation]) -> list[Evaluation]:

@@ -98,7 +98,9 @@ def write_report(
     with atomic_file(out) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="surrogateescape")
     saved = None if figures is None else save_figures(_named_figures(drawn, per_run, views), figures)
-    return Report(out, out.stat().st_size, shown, [note for each in views for note in each.notes] + pictures.notes, saved)
+    return Report(
+        out, out.stat().st_size, shown, [*compared.notes, *(note for each in views for note in each.notes), *pictures.notes], saved
+    )
 
 
 def run_folders(folders: Sequence[Path | str]) -> list[Path]:
@@ -147,7 +149,8 @@ def _lede(runs: Sequence[Run]) -> str:
     first = runs[0]
     sizes = ", ".join(f"{size:,} {split}" for split, size in first.start["sizes"].items() if size)
     data = f"{first.recipe.data.name}: {first.hierarchy.num_classes:,} classes, {sizes} images"
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {len({run.recipe.name for run in runs})} recipes · {data}"
+    recipes = len({run.recipe.name for run in runs})
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {recipes} recipe{'s' if recipes > 1 else ''} · {data}"
 
 
 def _footer(runs: Sequence[Run]) -> str:

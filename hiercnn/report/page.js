@@ -844,9 +844,15 @@ function showFaults(number) {
 }
 
 function finding(row) {
-  const names = [row.label, row.predicted].filter(Boolean).join(" → "), split = row.split ? `${row.split}: ` : "";
-  const text = make("div", {}, make("div", { textContent: row.sentence || names }), make("p", { className: "note", textContent: `${split}${[names, row.image, row.other_image].filter(Boolean).join(", ")}` }));
-  return make("div", { className: "finding" }, make("span", { textContent: row.rank }), make("span", { textContent: row.score }), make("div", { className: "pair" }, ...row.pictures.map((number) => picture(number, 64))), text);
+  const cell = (text) => make("span", { textContent: text }), names = [row.label, row.predicted].filter(Boolean).join(" → ");
+  const score = row.score && Number.isFinite(Number(row.score)) ? Number(Number(row.score).toPrecision(3)) : row.score;
+  const text = make("div", {}, make("div", { textContent: row.sentence || names })), parts = [cell(row.rank), cell(score)];
+  if (row.image) {
+    const split = row.split ? `${row.split}: ` : "";
+    text.append(make("p", { className: "note", textContent: `${split}${[names, row.image, row.other_image].filter(Boolean).join(", ")}` }));
+    parts.push(make("div", { className: "pair" }, ...row.pictures.map((number) => picture(number, 64))));
+  }
+  return make("div", { className: row.image ? "finding" : "finding classes" }, ...parts, text);
 }
 
 function save(name, rows) {

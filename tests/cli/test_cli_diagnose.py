@@ -19,11 +19,19 @@ def run(tmp_path_factory):
 def test_a_table_for_every_detector(command, run):
     code, out, err = command("diagnose", run.path, "--top", 2)
     assert code == 0
-    assert "images of test, held out" in out
+    assert "images of test, held out, last weights, " in out
     assert all(f"{name}: " in out for name in detectors)
     assert "labelled " in out
     assert "mislabel.csv" in err
     assert (run.path / "diagnose" / "test" / "mislabel.csv").exists()
+
+
+def test_where_classes_are_suspected_there_is_no_column_of_images(command, run, tmp_path):
+    heads = {}
+    for name in ("duplicate_classes", "mislabel"):
+        _, out, _ = command("diagnose", run.path, "--detector", name, "--top", 1, "--out", tmp_path)
+        heads[name] = [cell.strip() for line in out.splitlines() if " score " in line for cell in line.strip("┃ ").split("┃")]
+    assert heads == {"duplicate_classes": ["score", "why"], "mislabel": ["score", "image", "why"]}
 
 
 def test_a_detector_without_suspicions_has_no_table(command, run, tmp_path):
@@ -60,6 +68,7 @@ def test_folds_are_trained_and_told(command, run):
     ("options", "said"),
     [
         (("--side", "train"), "judge train out of fold: folds=5 (--folds 5)"),
+        (("--folds", 2, "--weights", "best"), "not with 'best'; leave one of the two out"),
         (("--detector", "mislabels"), "did you mean 'mislabel'"),
         (("--format", "xml"), "--format: wanted table, csv, json, got 'xml'"),
     ],

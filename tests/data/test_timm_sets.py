@@ -111,6 +111,7 @@ BAD_FOLDERS = {
     "no images": (["cat/readme.txt"], {}, "timm cannot read the split 'train' of '' in .*: Found 0 images"),
     "another number": (FOUR, {"classes": ["cat"]}, "data.classes: 1 names, but the data have 2 classes: 'cat', 'dog'"),
     "repeated name": (FOUR, {"classes": ["cat", "cat"]}, "class names stand there twice: 'cat'"),
+    "no names": (FOUR, {"classes": []}, "data.classes: no names; one name a class"),
     "empty name": (FOUR, {"classes": ["cat", " "]}, "data.classes: name 2 is empty"),
     "no file of names": (FOUR, {"classes": "nowhere.txt"}, "data.classes: cannot read nowhere.txt: .*wanted a text file"),
     "unknown": (FOUR, {"dataset": "hdfs/x"}, "unknown prefix 'hdfs/'; did you mean 'hfds'"),

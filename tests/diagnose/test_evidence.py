@@ -50,6 +50,11 @@ def test_other_splits_are_checked():
 def test_classes_that_nothing_can_be_told_of_are_named():
     evidence = judged(FLAT, ("cat", {"cat": 0.9}), ("dog", {"cat": 0.9}))
     assert evidence.notes() == ["no image of 'car' is judged", "'dog' is never predicted, so images that look like it are not found"]
+    assert judged(FLAT, ("cat", {"dog": 0.9})).notes()[0] == "no images of these classes are judged: 'dog', 'car'"
+    wrong = judged(TREE, *((name, {"axe": 0.9}) for name in TREE.classes))
+    (note,) = wrong.notes()
+    assert note.startswith("these classes are never predicted, so images that look like them are not found: ")
+    assert len(TREE.classes) == 9
     for name in set(detectors) - {"near_duplicates", "homonym_class", "misplaced_class", "multi_object"}:
         detectors[name](evidence)  # and nothing fails for it
 

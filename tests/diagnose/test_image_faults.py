@@ -1,5 +1,7 @@
 """Images of two objects, and images in two splits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from evidence import TREE, judged
@@ -44,14 +46,37 @@ def test_copies_are_found_whatever_their_labels():
     assert f"train/{first.other} of train" in first.sentence
 
 
-def test_the_threshold_is_a_quantile_of_strangers():
+def test_scores_and_threshold_by_loops():
     evidence, labels = splits()
     mean = np.concatenate([evidence.features, evidence.others.features]).mean(0)
     one, other = (rows - mean for rows in (evidence.features, evidence.others.features))
-    cosines = one @ other.T / np.linalg.norm(one, axis=1)[:, None] / np.linalg.norm(other, axis=1)
-    strangers = np.where(labels[:, None] == labels, -1, cosines).max(1)
-    wanted = np.flatnonzero(cosines.max(1) > np.quantile(strangers, 0.5))
-    assert sorted(finding.image for finding in near_duplicates(evidence, quantile=0.5)) == wanted.tolist()
+    distances = 1 - one @ other.T / np.linalg.norm(one, axis=1)[:, None] / np.linalg.norm(other, axis=1)
+    score, of_strangers = [], []
+    for row, label in zip(distances, labels, strict=True):
+        (first, _, third), (strange, _, third_strange) = sorted(row)[:3], sorted(row[labels != label])[:3]
+        score.append(1 - first / third)
+        of_strangers.append(1 - strange / third_strange)
+    wanted = {i: each for i, each in enumerate(score) if each > np.quantile(of_strangers, 0.5)}
+    assert {each.image: each.score for each in near_duplicates(evidence, quantile=0.5)} == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 5])
+def test_more_copies_do_not_hide_one(times):
+    evidence, _ = splits()
+    others = evidence.others.features.copy()
+    others[20 : 20 + times] = evidence.features[7]
+    found = near_duplicates(replace(evidence, others=replace(evidence.others, features=others)), quantile=0.9)
+    assert found[0].image == 7
+    assert found[0].score == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_split_of_one_or_two_images(rows):
+    evidence, labels = splits()
+    features = np.concatenate([evidence.features[:1], evidence.others.features[5:6]])[:rows]
+    others = OtherSplit("train", features, labels[:rows], [f"train/{i}" for i in range(rows)])
+    found = near_duplicates(replace(evidence, others=others), quantile=0.5)
+    assert (found[0].image, found[0].other, found[0].score) == (0, 0, pytest.approx(1))
 
 
 def test_blocks_change_nothing(monkeypatch):

@@ -1,18 +1,32 @@
 """Faults on purpose: exactly what was asked for changes, the truth says what, and counting finds agrees with scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from evidence import FLAT, TREE
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+from hiercnn.data import ImageSet, in_memory
 from hiercnn.diagnose import inject
 from hiercnn.errors import DataError, HierarchyError
 from hiercnn.hierarchy import from_nested
 
 LABELS = np.repeat(np.arange(9), 20)
 TOP = TREE.cut(depth=1).groups
+
+
+def drawings(split: str, seed: int) -> ImageSet:
+    """An image of smooth noise for every label."""
+    coarse = torch.rand(len(LABELS), 3, 4, 6, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")
+    return in_memory((255 * smooth).byte().numpy(), LABELS, split)
+
+
+TEST, TRAIN = drawings("test", 0), drawings("train", 1)
 
 
 def names(labels: np.ndarray, tree=TREE) -> list[str]:
@@ -54,6 +68,13 @@ def test_a_lonely_class_is_near_its_cousins():
         (lambda: inject.merge(LABELS, TREE, "cat", "cat"), HierarchyError, "with itself"),
         (lambda: inject.widen(LABELS, TREE, "cat", "cat"), DataError, "wanted two classes"),
         (lambda: inject.move(LABELS % 3, FLAT, "cat"), HierarchyError, "one level"),
+        (lambda: inject.copies(TEST, TRAIN, 0.1, "turned"), DataError, "wanted shifted, flipped, brighter, jpeg, got 'turned'"),
+        (lambda: inject.copies(TEST, TRAIN, 0.001, "jpeg"), DataError, "share=0.001 of 180 images is 0, out of 180"),
+        (lambda: inject.copies(TEST, TRAIN, 0.1, "jpeg", among=np.arange(9)), DataError, "is 18, out of 9 that may be changed"),
+        (lambda: inject.copies(TEST.subset([0]), TRAIN.subset([1]), 1.0, "jpeg"), DataError, "all images are of one kind"),
+        (lambda: inject.copies(replace(TEST, images=None), TRAIN, 0.1, "jpeg"), DataError, "data.storage=memory"),
+        (lambda: inject.compose(TEST, TREE, 0.1, "above"), DataError, "wanted beside, blended, got 'above'"),
+        (lambda: inject.compose(TEST.subset(np.arange(60)), FLAT, 0.1, "beside"), HierarchyError, "one level"),
         (lambda: inject.found([1, 1], [1]), DataError, "listed once"),
         (lambda: inject.found([1], []), DataError, "one fault at least"),
     ],
@@ -110,6 +131,56 @@ def test_labels_that_are_groups_keep_their_names():
     labels = np.append(LABELS, [TREE.label("wild"), TREE.label("animal")])
     for found in (inject.split(labels, TREE, "cat"), inject.merge(labels, TREE, "cat", "bus"), inject.move(labels, TREE, "cat")):
         assert names(found.labels[-2:], found.tree) == ["wild", "animal"]
+
+
+@pytest.mark.parametrize("relabelled", [False, True])
+@pytest.mark.parametrize("change", inject.CHANGES)
+def test_copies_stand_in_the_place_of_images_of_other_classes(change, relabelled):
+    found = inject.copies(TEST, TRAIN, 0.1, change, relabelled=relabelled, among=np.arange(5, 175))
+    changed = (found.split.images != TEST.images).any((1, 2, 3)).nonzero()[:, 0].tolist()
+    assert changed == found.images.tolist()
+    assert len(changed) == len(found.sources) == 18
+    assert 5 <= min(changed) <= max(changed) < 175
+    assert (TRAIN.labels[found.sources] != TEST.labels[changed]).all()
+    assert found.split.labels[changed].tolist() == (TEST.labels[changed] if relabelled else TRAIN.labels[found.sources]).tolist()
+    untouched = np.setdiff1d(np.arange(180), changed)
+    assert found.split.labels[untouched].tolist() == TEST.labels[untouched].tolist()
+    assert found.split.ids == TEST.ids
+    assert inject.copies(TEST, TRAIN, 0.1, change, seed=1).images.tolist() != changed
+
+
+def test_copies_differ_by_what_was_asked_for():
+    def pairs(change):
+        found = inject.copies(TEST, TRAIN, 0.2, change)
+        return found.split.images[found.images].float(), TRAIN.images[found.sources].float()
+
+    made, original = pairs("shifted")
+    assert torch.equal(made[..., 1:, 1:], original[..., :-1, :-1])
+    assert torch.equal(made[..., 0, 0], original[..., 0, 0])
+    made, original = pairs("flipped")
+    assert torch.equal(made, original.flip(-1))
+    made, original = pairs("brighter")
+    assert torch.equal(made, (original * 1.2).round().clamp(max=255))
+    assert made.max() == 255
+    made, original = pairs("jpeg")
+    assert 0 < (made - original).abs().mean() < 20 < (made - original.flip(0)).abs().mean()
+
+
+@pytest.mark.parametrize("layout", inject.LAYOUTS)
+def test_two_objects_are_of_different_top_level_groups(layout):
+    found = inject.compose(TEST, TREE, 0.1, layout, among=np.arange(60))
+    changed, sources = found.images, found.sources
+    assert (found.split.images != TEST.images).any((1, 2, 3)).nonzero()[:, 0].tolist() == changed.tolist()
+    assert len(changed) == 18
+    assert changed.max() < 60
+    assert found.split.labels.tolist() == LABELS.tolist()
+    assert (TOP[LABELS[changed]] != TOP[LABELS[sources]]).all()
+    made, own, other = found.split.images[changed], TEST.images[changed], TEST.images[sources]
+    if layout == "beside":
+        assert torch.equal(made[..., :6], own[..., :6])
+        assert torch.equal(made[..., 6:], other[..., 6:])
+    else:
+        assert ((made.float() - (own.float() + other.float()) / 2).abs() <= 0.5).all()
 
 
 @given(st.permutations(range(12)), st.sets(st.integers(0, 11), min_size=1))

@@ -8,11 +8,12 @@ import torch
 from losses.cases import TREE
 
 from hiercnn.errors import RecipeError, ShapeError
-from hiercnn.losses import HXE, ConditionalNLL, CrossEntropy, LevelNLL, MarginNLL, SoftLabels
+from hiercnn.losses import HXE, ConditionalNLL, CrossEntropy, ForwardCorrection, LevelNLL, MarginNLL, SoftLabels
 
 LOSSES = {
     "cross-entropy": lambda **more: CrossEntropy(TREE, **more),
     "level NLL": lambda **more: LevelNLL(TREE, levels=[{"cut": 2}], **more),
+    "forward correction": lambda **more: ForwardCorrection(TREE, cut={"depth": 1}, rate=0.3, **more),
     "HXE": lambda **more: HXE(TREE, **more),
     "soft labels": lambda **more: SoftLabels(TREE, **more),
     "soft labels from a table": lambda **more: SoftLabels(TREE, distance="path", **more),

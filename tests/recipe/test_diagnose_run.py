@@ -53,7 +53,7 @@ def test_every_detector_judges_held_out_images_and_leaves_a_table(run, side):
     assert set(found.findings) == set(detectors)
     assert found.folder == run.path / "diagnose" / name
     facts = json.loads((found.folder / "facts.json").read_text(encoding="utf-8"))
-    assert (facts["split"], facts["images"], facts["run"]) == (name, len(images), run.digest)
+    assert (facts["split"], facts["images"], facts["run"], facts["weights"]) == (name, len(images), run.digest, "last")
     assert facts["accuracy"] == pytest.approx(run.end[name]["accuracy"]["leaf"])
     for detector, findings in found.findings.items():
         rows = read(found.folder, detector)
@@ -166,6 +166,7 @@ def test_images_labelled_with_a_group_are_trained_on_and_not_judged(tmp_path):
         ({"side": "train"}, RecipeError, "judge train out of fold: folds=5"),
         ({"side": "tests"}, RecipeError, "wanted train, val, test, got 'tests'"),
         ({"side": "test", "folds": 2}, RecipeError, "folds are of train"),
+        ({"folds": 2, "weights": "best"}, RecipeError, "judged with the weights that each network ends with, not with 'best'"),
         ({"names": ["mislabels"]}, RecipeError, "did you mean 'mislabel'"),
         ({"weights": "average"}, CheckpointError, "average.safetensors"),
     ],

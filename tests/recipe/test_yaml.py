@@ -36,6 +36,21 @@ def test_tags_are_not_executed():
         read_text("!!python/object/apply:os.system ['echo hi']", "here")
 
 
+@pytest.mark.parametrize("text", [r'{"name": "\ud83e\udd8a"}', 'name: "\\U0001F98A"', "name: \N{FOX FACE}"])
+def test_characters_beyond_two_bytes_are_read_as_json_and_yaml_write_them(text):
+    assert read_text(text, "here") == {"name": "\N{FOX FACE}"}
+
+
+def test_keys_are_joined_too_and_backslashes_stay():
+    assert read_text(r"""{"\ud83e\udd8a": '\ud83e', "b": "\\ud83e"}""", "here") == {"\N{FOX FACE}": r"\ud83e", "b": r"\ud83e"}
+
+
+@pytest.mark.parametrize("text", [r'"\ud83e"', r'"\udd8a\ud83e"', r'"\ud83e and \udd8a"', r'{"\ud83e": 1}'])
+def test_half_a_character_is_refused_with_its_line(text):
+    with pytest.raises(RecipeError, match="(?s)here is not valid YAML: half of a surrogate pair.*line 2"):
+        read_text(f"\n{text}", "here")
+
+
 def test_extends_merges_mappings_and_replaces_lists(tmp_path):
     (tmp_path / "a.yaml").write_text("x: {p: 1, q: 2}\nl: [1, 2]\n")
     (tmp_path / "sub").mkdir()

@@ -9,6 +9,7 @@ from report.conftest import three_levels
 
 from hiercnn.hierarchy import Hierarchy, builtin, from_classes
 from hiercnn.metrics import node_counts
+from hiercnn.recipe import Run
 from hiercnn.report._blocks import (
     EVALUATIONS,
     _thinned,
@@ -121,4 +122,20 @@ def test_without_predictions_the_page_says_so(bench, tmp_path):
     run = bench.made_run(tmp_path / "run", three_levels(), epochs=2, images=False)
     for file in run.predictions.iterdir():
         file.unlink()
-    assert view(run, images=10).notes == ["No predictions: the run was trained with eval.predictions=false."]
+    again = f"train it again: hiercnn train {run.path}/recipe.yaml --run-dir …"
+    gone = f"which the run has written: put the files back into {run.predictions}, or {again}."
+    assert view(run, images=10).notes == [f"No predictions of val.npz and test.npz, {gone}"]
+    recipe = run.path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("predictions: true", "predictions: false"))
+    notes = view(Run(run.path), images=10).notes
+    assert notes == [f"No predictions: the run was trained with eval.predictions=false; {again} eval.predictions=true."]
+
+
+def test_predictions_of_one_split_are_gone(bench, tmp_path):
+    run = bench.made_run(tmp_path / "run", three_levels(), epochs=2, images=False)
+    (run.predictions / "test.npz").unlink()
+    shown = view(run, images=0)
+    assert shown.last.split == "val"
+    assert shown.notes[0].startswith("No predictions of test.npz, which the run has written: put the files back into ")
+    (run.predictions / "test.npz").write_bytes(b"PK")
+    assert view(run, images=0).notes == ["test.npz cannot be read (CheckpointError); it is left out"]

@@ -241,14 +241,7 @@ def test_dark_and_light(shown, report):
     assert dark[1] != light[1]
 
 
-def test_charts_are_drawn_when_they_come_near(shown, bench, tmp_path):
-    page = shown(write_report([bench.made_run(tmp_path / "run", three_levels(), epochs=3).path], tmp_path / "report.html").path)
-    page.wait_for_selector("#overview-charts [data-drawn]")
-    assert page.locator("#overview-charts .chart").count() >= 3
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
-
-
-def test_hostile_names_are_text(shown, bench, tmp_path):
+def test_hostile_names_are_text_and_charts_are_drawn_when_they_come_near(shown, bench, tmp_path):
     tree = from_edges([("root", "group"), ("root", "rest"), *(("group", name) for name in HOSTILE), ("rest", "leaf"), ("rest", "<i>")])
     run = bench.made_run(tmp_path / "run", tree.with_classes(sorted(tree.classes)), epochs=3, cuts=[{"depth": 1}], name="made-flat")
     page = shown(write_report([run.path], tmp_path / "report.html").path)
@@ -258,6 +251,8 @@ def test_hostile_names_are_text(shown, bench, tmp_path):
     page.hover("#matrix", position={"x": 5, "y": 5})
     page.wait_for_selector("#overview-charts [data-drawn]")
     assert page.evaluate("document.querySelectorAll('main script, main img, .group b').length") == 0
+    assert page.locator("#overview-charts .chart").count() >= 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
 def test_a_class_that_is_never_predicted(shown, bench, tmp_path):
@@ -275,11 +270,11 @@ def test_a_class_that_is_never_predicted(shown, bench, tmp_path):
 
 
 def test_a_run_without_predictions(shown, bench, tmp_path):
-    run = bench.made_run(tmp_path / "run", three_levels(), epochs=2, images=False)
+    run = without_charts(bench.made_run(tmp_path / "run", three_levels(), epochs=2, images=False))
     for file in run.predictions.iterdir():
         file.unlink()
     page = shown(write_report([run.path], tmp_path / "report.html").path)
-    assert "No predictions: the run was trained with eval.predictions=false." in page.inner_text("#notes")
+    assert "No predictions yet" in page.inner_text("#notes")
     assert page.is_hidden("#matrix")
     assert page.is_hidden("#tools")
     assert "call hiercnn diagnose" in page.inner_text("#faults")
@@ -293,12 +288,15 @@ def test_another_run_is_shown_in_all_views(shown, bench, tmp_path):
     folder.mkdir(parents=True)
     finding = 'rank,score,split,image,label,predicted,other_image,sentence\n1,0.9,test,test/000001.png,a,b,,"said ""so"""\n'
     (folder / "mislabel.csv").write_text(finding)
+    (folder / "subset_class.csv").write_text(finding.splitlines()[0] + "\n1,0.123456,,,a,b,,a in b\n")
     page = shown(write_report([tmp_path / "runs"], tmp_path / "report.html").path)
     assert page.is_visible("#responses")
     choose(page, "run", "1")
     assert page.is_hidden("#responses")
     assert "No response map" in page.inner_text("#notes")
     assert 'said "so"' in page.inner_text("#faults-lists")
+    assert page.evaluate("[...document.querySelectorAll('.finding')].map((row) => row.children.length)") == [4, 3]  # no picture of classes
+    assert page.inner_text(".finding.classes").split() == ["1", "0.123", "a", "in", "b"]
     with page.expect_download() as download:
         page.click("#faults-lists button")
     assert download.value.path().read_text() == finding
