@@ -567,7 +567,7 @@ class Watch:
         if isinstance(path, int):  # a file that is open already
             return
         path = os.path.realpath(os.fsdecode(path))
-        if not path.startswith(self.inside) and path != os.devnull:
+        if not path.startswith((self.inside, "/dev/shm/pym-")) and path != os.devnull:  # multiprocessing's own shared memory
             self.seen.append(f"{event} {path}")
 
     @contextmanager
