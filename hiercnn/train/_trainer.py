@@ -140,6 +140,7 @@ class Trainer:
             except torch.OutOfMemoryError as error:
                 self._run_out_of_memory(error)
             except RuntimeError as error:
+                self._explain_compiler(error, stop)
                 if "DataLoader worker" not in str(error):  # torch raises it wherever the main process is
                     raise
                 raise DataError(
@@ -496,6 +497,21 @@ class Trainer:
         good = f"last good checkpoint: {kept}, after epoch {epochs_done}" if kept.exists() else "no checkpoint was saved yet"
         advice = "Try a lower optim.lr, optim.clip_norm=1, or train.precision=float32, in a new --run-dir."
         raise TrainingError(f"{what}; {good}.\n{images}{advice}")
+
+    def _explain_compiler(self, error: RuntimeError, stop: StopRequest) -> None:
+        """Say what ended the compilation, if it was that: Ctrl-C in a terminal goes to the C++ compiler too."""
+        if not self.settings.train.compile:
+            return
+        from torch._dynamo.exc import TorchDynamoException  # takes a second
+
+        if not isinstance(error, TorchDynamoException):
+            return
+        intact = "what was saved is intact"
+        if stop.signal is not None:
+            said = f"stopped in epoch {self.progress.epoch + 1}, while the network was compiled; {intact}"
+            raise Interrupted(f"{said}. Go on with the same command and --resume", stop.signal) from error
+        reason = str(error).strip().splitlines()[0][:160]
+        raise TrainingError(f"train.compile: this network cannot be compiled here ({reason}); set train.compile=false; {intact}") from error
 
     def _obey(self, signal: int | None) -> None:
         """Save and leave if somebody asked for it."""
