@@ -155,6 +155,9 @@ class Hostile:
     def __reduce__(self):
         return os.mkdir, (CANARY,)
 
+    def __deepcopy__(self, memo):
+        return self  # a copy would be made as a pickle is read
+
 
 # ---- damage
 
