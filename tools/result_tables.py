@@ -7,8 +7,8 @@
 `tools/results/NAME.json` is a compare.json, as `hiercnn compare … --out DIR` writes it, and `NAME.md` what was asked and learned: a
 title, a paragraph or more; `GOALS.md` comes first. `tools/bench/step.csv` is what bench_step.py appends to, `train.csv` what
 bench_train.py does, `ops.csv` what bench_ops.py does; in tools/results, `agreement.csv` is what tree_agreement.py writes,
-`decisions.csv` what decision_rules.py does, `faults.csv` what
-label_faults.py does, and `bias/SETTING.csv` what hypernym_bias.py does. In the README a table stands between
+`decisions.csv` what decision_rules.py does, `faults.csv` what label_faults.py does, and `bias/SETTING.csv` what hypernym_bias.py does.
+`wins.csv` names the recipes that are ahead of flat, with the controls that they must beat. In the README a table stands between
 `<!-- table NAME -->` and `<!-- end -->`.
 """
 
@@ -213,9 +213,44 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.fmean(values):.2f}{sd}"
 
 
+def wins() -> str:
+    """Recipes that are ahead of flat, from tools/results/wins.csv, each with the best of its controls, and commands that repeat them."""
+    with open(RESULTS / "wins.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    lines, commands = [["setting", "recipe", "leaf − flat", "best control − flat", "HD@1", "seeds", "time"]], []
+    for row in rows:
+        result = read(row["result"])
+        ours, flat = result["recipes"][row["recipe"]], result["recipes"][result["baseline"]]
+        controls = {name: read(where)["recipes"][name] for where, name in (each.split("/") for each in row["controls"].split())}
+        best = max(controls, key=lambda name: controls[name]["difference"]["leaf"]["mean"])
+        fewer = 100 * ours["difference"]["hd1"]["mean"] / flat["hd1"]["mean"]
+        minutes = sum(run["seconds"]["train"] for each in (flat, ours) for run in each["runs"]) / 60
+        control = f"{difference(controls[best]['difference']['leaf'])} ({best}, {len(controls[best]['runs'])} seeds)"
+        size = [difference(ours["difference"]["leaf"]), control, f"{fewer:+.1f} %", str(len(ours["runs"])), f"{minutes:.0f} min"]
+        lines.append([row["setting"], row["recipe"], *size])
+        commands.append(repeated(result, row["recipe"]))
+    said = "Points of test accuracy with 95 % t intervals of paired differences; time on one core to train both, all seeds. In this order:"
+    return "\n\n".join([markdown_table(lines), said, "```sh\n" + "\n".join(commands) + "\n```"])
+
+
+def difference(value: dict[str, Any]) -> str:
+    """A paired difference in points, with its interval."""
+    low, high = (100 * bound for bound in value["interval"])
+    return f"{100 * value['mean']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def repeated(result: dict[str, Any], name: str) -> str:
+    """The command that trains a recipe beside its baseline again, from those that trained their first seeds."""
+    first = [result["recipes"][each]["runs"][0]["environment"]["command"] for each in (result["baseline"], name)]
+    seeds = [run["seed"] for run in result["recipes"][name]["runs"]]
+    own = [each for each in first[0][3:] if "=" in each and not each.startswith(("seed=", "logging.", "-"))]
+    begin = [f"seed={seeds[0]}"] if seeds[0] else []
+    return " ".join(["hiercnn compare", *(command[2] for command in first), *own, *begin, f"--seeds {len(seeds)}"])
+
+
 def rewritten(readme: str) -> str:
     """The README with every marked table made anew."""
-    made = {"step": step, "train": train, "ops": ops, "agreement": agreement, "decisions": decisions, "bias": bias, "faults": faults}
+    made = {"step": step, "train": train, "ops": ops, "agreement": agreement, "decisions": decisions, "bias": bias, "faults": faults, "wins": wins}
     return MARKED.sub(lambda match: f"{match[1]}\n{made[match[2]]() if match[2] in made else comparison(match[2])}\n\n{match[3]}", readme)
 
 
