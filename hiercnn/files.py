@@ -46,4 +46,5 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {str(error)[:120]})") from None
     if strange := [name for name, values in found.items() if not isinstance(values, np.ndarray)]:
         raise CheckpointError(f"{path} is damaged: {shorten(strange)} is no array")
-    return found
+    native = {name: values.dtype.newbyteorder("=") for name, values in found.items()}  # torch knows no other order of bytes
+    return {name: values.astype(native[name], copy=False) for name, values in found.items()}

@@ -88,6 +88,13 @@ def test_arrays(content, tmp_path, monkeypatch):
     assert not (tmp_path / "canary").exists()
 
 
+def test_arrays_of_another_byte_order(tmp_path):
+    np.savez(tmp_path / "x.npz", numbers=np.arange(3, dtype=">f8"), names=np.array(["a", "é"], dtype=">U2"))
+    found = read_arrays(tmp_path / "x.npz")
+    assert torch.from_numpy(found["numbers"]).tolist() == [0, 1, 2]
+    assert found["names"].tolist() == ["a", "é"]
+
+
 def test_arrays_that_are_not_there(tmp_path):
     with pytest.raises(CheckpointError, match="cannot read .*: No such file"):
         read_arrays(tmp_path / "x.npz")
