@@ -220,37 +220,51 @@ def wins() -> str:
     lines, commands = [["setting", "recipe", "leaf − flat", "best control − flat", "HD@1", "seeds", "time"]], []
     for row in rows:
         result = read(row["result"])
-        ours, flat = result["recipes"][row["recipe"]], result["recipes"][result["baseline"]]
-        controls = {name: read(where)["recipes"][name] for where, name in (each.split("/") for each in row["controls"].split())}
-        best = max(controls, key=lambda name: controls[name]["difference"]["leaf"]["mean"])
-        fewer = 100 * ours["difference"]["hd1"]["mean"] / flat["hd1"]["mean"]
+        flat, ours = (result["recipes"][name] for name in (result["baseline"], row["recipe"]))
+        hd1 = ours["difference"]["hd1"]["mean"] / flat["hd1"]["mean"]
         minutes = sum(run["seconds"]["train"] for each in (flat, ours) for run in each["runs"]) / 60
-        control = f"{difference(controls[best]['difference']['leaf'])} ({best}, {len(controls[best]['runs'])} seeds)"
-        size = [difference(ours["difference"]["leaf"]), control, f"{fewer:+.1f} %", str(len(ours["runs"])), f"{minutes:.0f} min"]
-        lines.append([row["setting"], row["recipe"], *size])
-        commands.append(repeated(result, row["recipe"]))
-    said = "Points of test accuracy with 95 % t intervals of paired differences; time on one core to train both, all seeds. In this order:"
+        numbers = [difference(ours), best_control(row["controls"]), f"{100 * hd1:+.1f} %", str(len(ours["runs"])), f"{minutes:.0f} min"]
+        lines.append([row["setting"], row["recipe"], *numbers])
+        commands.append(command(result, row["recipe"]))
+    said = "Points of test accuracy with 95 % t intervals of paired differences; time to train both on one core, all seeds. In this order:"
     return "\n\n".join([markdown_table(lines), said, "```sh\n" + "\n".join(commands) + "\n```"])
 
 
-def difference(value: dict[str, Any]) -> str:
-    """A paired difference in points, with its interval."""
-    low, high = (100 * bound for bound in value["interval"])
-    return f"{100 * value['mean']:+.1f} [{low:+.1f}, {high:+.1f}]"
+def best_control(controls: str) -> str:
+    """Of `RESULT/RECIPE RESULT/RECIPE …` that which is furthest ahead of flat."""
+    rows = {name: read(result)["recipes"][name] for result, name in (each.split("/") for each in controls.split())}
+    name, row = max(rows.items(), key=lambda item: item[1]["difference"]["leaf"]["mean"])
+    return f"{difference(row)} ({name}, {len(row['runs'])} seeds)"
 
 
-def repeated(result: dict[str, Any], name: str) -> str:
-    """The command that trains a recipe beside its baseline again, from those that trained their first seeds."""
-    first = [result["recipes"][each]["runs"][0]["environment"]["command"] for each in (result["baseline"], name)]
-    seeds = [run["seed"] for run in result["recipes"][name]["runs"]]
-    own = [each for each in first[0][3:] if "=" in each and not each.startswith(("seed=", "logging.", "-"))]
-    begin = [f"seed={seeds[0]}"] if seeds[0] else []
-    return " ".join(["hiercnn compare", *(command[2] for command in first), *own, *begin, f"--seeds {len(seeds)}"])
+def difference(row: dict[str, Any]) -> str:
+    """The paired difference of a recipe's leaf accuracy in points, with its interval."""
+    leaf = row["difference"]["leaf"]
+    low, high = (100 * bound for bound in leaf["interval"])
+    return f"{100 * leaf['mean']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def command(result: dict[str, Any], name: str) -> str:
+    """What trains a recipe beside its baseline again, from the commands that trained them."""
+    flat, ours = (result["recipes"][each]["runs"] for each in (result["baseline"], name))
+    trained = [runs[0]["environment"]["command"] for runs in (flat, ours)]
+    own = [each for each in trained[0][3:] if "=" in each and not each.startswith(("seed=", "logging.", "-"))]
+    first = [f"seed={ours[0]['seed']}"] if ours[0]["seed"] else []
+    return " ".join(["hiercnn compare", *(each[2] for each in trained), *own, *first, f"--seeds {len(ours)}"])
 
 
 def rewritten(readme: str) -> str:
     """The README with every marked table made anew."""
-    made = {"step": step, "train": train, "ops": ops, "agreement": agreement, "decisions": decisions, "bias": bias, "faults": faults, "wins": wins}
+    made = {
+        "step": step,
+        "train": train,
+        "ops": ops,
+        "agreement": agreement,
+        "decisions": decisions,
+        "bias": bias,
+        "faults": faults,
+        "wins": wins,
+    }
     return MARKED.sub(lambda match: f"{match[1]}\n{made[match[2]]() if match[2] in made else comparison(match[2])}\n\n{match[3]}", readme)
 
 
