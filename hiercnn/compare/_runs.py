@@ -165,4 +165,13 @@ def _check(process: subprocess.Popen, job: Job, stop: StopRequest) -> None:
         stop.signal = process.returncode - 128
         return
     said = (job.path / "train.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
-    raise TrainingError(f"{job} failed (exit code {process.returncode}); the end of {job.path / 'train.log'}:\n" + "\n".join(said))
+    raise TrainingError(
+        f"{job} failed ({_how(process.returncode)}); the others save, and the same command goes on where that is mended."
+        f" The end of {job.path / 'train.log'}:\n" + "\n".join(said)
+    )
+
+
+def _how(code: int) -> str:
+    """What an exit code of a process says, negative where a signal has ended it."""
+    memory = ", as the system does where memory is full" if code == -signal.SIGKILL else ""
+    return f"exit code {code}" if code >= 0 else f"killed by signal {-code}{memory}"
