@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from hiercnn.errors import CheckpointError, Interrupted, TrainingError, shorten
+from hiercnn.errors import CheckpointError, Interrupted, RecipeError, TrainingError, shorten
 from hiercnn.recipe import Recipe, Run, build_source, fit, to_yaml
-from hiercnn.train import StopRequest, stop_on_signals
+from hiercnn.train import StopRequest, stop_on_signals, world_size
 
 Tell = Callable[[str], None]
 
@@ -53,7 +53,10 @@ def finished_runs(
     Raises:
         Interrupted: Ctrl-C or SIGTERM; every run has saved.
         TrainingError: A process failed; what it said is in the message. The others were asked to save and stop.
+        RecipeError: Several runs at once, in several processes of torchrun's each.
     """
+    if processes > 1 and (size := world_size()) > 1:
+        raise RecipeError(f"{processes} runs at once are for one process, and torchrun has started {size}; leave out --jobs, or torchrun")
     given_up = {job.path: Run(job.path) for job in jobs if may_fail and Run(job.path).failed}
     ready = [job for job in jobs if Run(job.path).finished]  # first: those of another recipe are refused before anything is trained
     runs = given_up | {job.path: _finished_run(job, trust_imports, tell, may_fail, check) for job in ready}

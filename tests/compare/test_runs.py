@@ -120,6 +120,13 @@ def test_a_failing_process_stops_the_others(tmp_path, forked):
     assert told[-1] == "flat, seed 0: resuming"
 
 
+def test_several_runs_at_once_are_not_for_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="2 runs at once are for one process, and torchrun has started 2; leave out --jobs, or torchrun"):
+        compare([tiny()], out=tmp_path / "out", jobs=2)
+    assert not list(tmp_path.rglob("train.log"))
+
+
 def test_the_end_of_a_long_log_is_shown(tmp_path, monkeypatch):
     processes = Scripted(monkeypatch, codes=[-9], says="".join(f"line {i}\n" for i in range(40)))
     with pytest.raises(
