@@ -21,6 +21,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     scratch = path.with_name(path.name + ".tmp")
     try:
+        scratch.unlink(missing_ok=True)  # if it is a link, what it leads to is not ours to write
         yield scratch
         with open(scratch, "rb+") as file:
             os.fsync(file.fileno())

@@ -9,9 +9,14 @@ def main() -> None:
 
     Exit codes: 0 done, 2 an error of the caller's, 130 Ctrl-C, 143 SIGTERM; `--debug` (anywhere) shows tracebacks.
     """
-    from hiercnn.cli._app import app
-    from hiercnn.errors import HierCNNError, Interrupted
-
+    number = os.environ.get("RANK", "0")  # of torchrun
+    try:
+        from hiercnn.cli._app import app
+        from hiercnn.errors import HierCNNError, Interrupted
+    except KeyboardInterrupt:
+        if number == "0":
+            print("hiercnn: stopped before it began", file=sys.stderr)
+        sys.exit(130)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -19,7 +24,6 @@ def main() -> None:
     except HierCNNError as error:
         if debug:
             raise
-        number = os.environ.get("RANK", "0")  # of torchrun
         if number == "0" or not isinstance(error, Interrupted):
             print(f"hiercnn{'' if number == '0' else f' (process {number})'}: {error}", file=sys.stderr)
         sys.exit(128 + error.signal if isinstance(error, Interrupted) else 2)

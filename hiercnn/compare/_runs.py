@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from hiercnn.errors import CheckpointError, Interrupted, TrainingError, shorten
+from hiercnn.errors import CheckpointError, Interrupted, RecipeError, TrainingError, shorten
 from hiercnn.recipe import Recipe, Run, build_source, fit, to_yaml
-from hiercnn.train import StopRequest, stop_on_signals
+from hiercnn.train import StopRequest, stop_on_signals, world_size
 
 Tell = Callable[[str], None]
 
@@ -53,7 +53,10 @@ def finished_runs(
     Raises:
         Interrupted: Ctrl-C or SIGTERM; every run has saved.
         TrainingError: A process failed; what it said is in the message. The others were asked to save and stop.
+        RecipeError: Several runs at once, in several processes of torchrun's each.
     """
+    if processes > 1 and (size := world_size()) > 1:
+        raise RecipeError(f"{processes} runs at once are for one process, and torchrun has started {size}; leave out --jobs, or torchrun")
     given_up = {job.path: Run(job.path) for job in jobs if may_fail and Run(job.path).failed}
     ready = [job for job in jobs if Run(job.path).finished]  # first: those of another recipe are refused before anything is trained
     runs = given_up | {job.path: _finished_run(job, trust_imports, tell, may_fail, check) for job in ready}
@@ -165,4 +168,13 @@ def _check(process: subprocess.Popen, job: Job, stop: StopRequest) -> None:
         stop.signal = process.returncode - 128
         return
     said = (job.path / "train.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
-    raise TrainingError(f"{job} failed (exit code {process.returncode}); the end of {job.path / 'train.log'}:\n" + "\n".join(said))
+    raise TrainingError(
+        f"{job} failed ({_how(process.returncode)}); the others save, and the same command goes on where that is mended."
+        f" The end of {job.path / 'train.log'}:\n" + "\n".join(said)
+    )
+
+
+def _how(code: int) -> str:
+    """What an exit code of a process says, negative where a signal has ended it."""
+    memory = ", as the system does where memory is full" if code == -signal.SIGKILL else ""
+    return f"exit code {code}" if code >= 0 else f"killed by signal {-code}{memory}"

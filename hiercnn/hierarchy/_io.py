@@ -50,6 +50,7 @@ def save_hierarchy(hierarchy: Hierarchy, path: Path | str, cuts: Iterable[Cut] =
     document = to_dict(hierarchy) | {"cuts": [cut_to_dict(cut) for cut in cuts]}
     scratch = path.with_name(path.name + ".tmp")
     try:
+        scratch.unlink(missing_ok=True)  # if it is a link, what it leads to is not ours to write
         scratch.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(scratch, path)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,8 @@ def fit(
         if world.from_main(lambda: run.finished and _already_there(run, recipe, resume)):  # it may lie where nobody can write
             _check_own_classes(run, train, classes)
             return run
-        with run.lock() if world.main else nullcontext():
+        with ExitStack() as held:
+            world.from_main(lambda: held.enter_context(run.lock()))
             if world.from_main(lambda: _already_there(run, recipe, resume)):  # by another process, since the look above
                 return run
             display = display or make_display(recipe.logging.display if world.main else "quiet")
@@ -176,6 +177,7 @@ def fit(
 
 def _already_there(run: Run, recipe: Recipe, resume: bool) -> bool:
     """Whether the run is finished. Raises an error if one is there that this call may not go on with."""
+    run.check_recipe_is_there()
     if run.exists():
         _check_resumable(run, recipe, resume)
     return run.finished

@@ -10,7 +10,7 @@ from hiercnn.train._settings import Linear, OptimSettings, RunSettings, Steps, W
 from hiercnn.train._signals import StopRequest, stop_on_signals
 from hiercnn.train._task import FlatTask, HierarchicalTask
 from hiercnn.train._trainer import Trainer
-from hiercnn.train._world import World, process_number, together
+from hiercnn.train._world import World, process_number, together, world_size
 
 __all__ = [
     "PACKAGES",
@@ -40,6 +40,7 @@ __all__ = [
     "save_weights",
     "stop_on_signals",
     "together",
+    "world_size",
     "version",
     "weight_at",
 ]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from hiercnn.errors import CheckpointError, shorten
+from hiercnn.errors import CheckpointError, HierarchyError, shorten
 from hiercnn.files import atomic_file
 from hiercnn.hierarchy import Cut, Hierarchy, read_cuts, read_hierarchy, save_hierarchy
 from hiercnn.train._events import missing_keys, wrong_value
@@ -49,7 +49,17 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return self.recipe_file.exists()
+        return os.path.exists(self.recipe_file)  # Path.exists raises where a folder may not be read, or the name is too long
+
+    def check_recipe_is_there(self) -> None:
+        """Raise CheckpointError if this is a run without its recipe.yaml: to begin anew would overwrite it."""
+        if self.exists():
+            return
+        known = [file for file in (self.checkpoints / "state.pt", self.metrics_file) if os.path.isfile(file) and os.path.getsize(file)]
+        if known:
+            raise CheckpointError(
+                f"{self.path} holds a run ({known[0].name}) whose recipe.yaml is gone; put that back, or choose another --run-dir"
+            )
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
@@ -59,8 +69,9 @@ class RunFolder:
             for folder in (self.checkpoints, self.predictions):
                 folder.mkdir(parents=True, exist_ok=True)
             save_hierarchy(hierarchy, self.hierarchy_file, cuts)
-            (self.path / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-            self.metrics_file.write_text("")
+            for file, text in ((self.path / "environment.json", json.dumps(environment, indent=2) + "\n"), (self.metrics_file, "")):
+                file.unlink(missing_ok=True)  # if it is a link, what it leads to is not ours to write
+                file.write_text(text, encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another with --run-dir") from None
         with atomic_file(self.recipe_file) as scratch:
@@ -91,20 +102,25 @@ class RunFolder:
             scratch.write_text(json.dumps(first | {"resumed": resumed}, indent=2) + "\n", encoding="utf-8")
 
     def restore_tree(self, hierarchy: Hierarchy, cuts: list[Cut]) -> None:
-        """Write hierarchy.json again if it has vanished."""
-        if not self.hierarchy_file.exists():
+        """Write hierarchy.json again if it has vanished or is damaged."""
+        try:
+            read_cuts(self.hierarchy_file, hierarchy)
+            intact = read_hierarchy(self.hierarchy_file).digest == hierarchy.digest
+        except HierarchyError:
+            intact = False
+        if not intact:
             save_hierarchy(hierarchy, self.hierarchy_file, cuts)
 
     def keep_events(self, count: int) -> None:
         """Cut metrics.jsonl back to its first `count` events: those that a checkpoint knows of."""
-        try:
-            lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        except FileNotFoundError:
-            raise CheckpointError(f"{self.metrics_file} has vanished; begin again in another folder") from None
-        if len(lines) < count:
-            raise CheckpointError(f"{self.metrics_file} has {len(lines)} events, the checkpoint knows {count}; the run folder was changed")
+        if not self.metrics_file.exists():
+            raise CheckpointError(f"{self.metrics_file} has vanished; begin again in another folder")
+        known = len(self.events)  # a half-written last line is none
+        if known < count:
+            raise CheckpointError(f"{self.metrics_file} has {known} events, the checkpoint knows {count}; begin again in another folder")
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
         with atomic_file(self.metrics_file) as scratch:
-            scratch.write_text("".join(lines[:count]), encoding="utf-8")
+            scratch.write_text("".join(f"{line}\n" for line in lines[:count]), encoding="utf-8")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -113,7 +129,7 @@ class RunFolder:
 
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = open(self.path / "lock", "ab+", buffering=0)  # noqa: SIM115  held open as long as the lock
+            handle = open(self.path / "lock", "ab+", buffering=0, opener=_open_no_link)  # noqa: SIM115  held open as long as the lock
         except OSError as error:
             raise CheckpointError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another with --run-dir") from None
         with handle:
@@ -195,3 +211,8 @@ class RunFolder:
     @cached_property
     def cuts(self) -> list[Cut]:
         return read_cuts(self.hierarchy_file, self.hierarchy)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file for the lock, which is emptied; not what a link leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)

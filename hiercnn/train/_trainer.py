@@ -163,13 +163,9 @@ class Trainer:
         if resume and begun[0]:
             self._restore(self.world.from_main(lambda: load_training_state(state_file, self.data.hierarchy)))
             self._check_same_data()
-            if self.world.main:
-                self.run.keep_events(self.progress.events)
-                self.run.note_resume(environment)
-                self.run.restore_tree(self.data.hierarchy, self.cuts)
+            self.world.from_main(lambda: self._reopen(environment))
         else:
-            if self.world.main:
-                self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts)
+            self.world.from_main(lambda: self.run.create(self.recipe_text, environment, self.data.hierarchy, self.cuts))
             self._log({"event": "start", "epochs": self.settings.epochs, "steps_per_epoch": self.updates_per_epoch, **self._sizes()})
             if self.live is not None:
                 if self.world.main:
@@ -183,6 +179,12 @@ class Trainer:
             self.display.note(f"nothing to resume in {self.run.path}: starting anew")
         if self.data.unreadable and not self.progress.events > 1:
             self.display.note(f"left out {len(self.data.unreadable)} unreadable images: {shorten(self.data.unreadable)}")
+
+    def _reopen(self, environment: dict[str, object]) -> None:
+        """Make the run folder what it was at the checkpoint."""
+        self.run.keep_events(self.progress.events)
+        self.run.note_resume(environment)
+        self.run.restore_tree(self.data.hierarchy, self.cuts)
 
     def _train_epoch(self, stop: StopRequest) -> None:
         progress, accumulate = self.progress, self.settings.train.accumulate

@@ -20,6 +20,7 @@ from hiercnn.models import Output
 from hiercnn.ops import Mixed
 
 TIMEOUT = timedelta(minutes=10)  # for a process that hangs; one that dies is noticed at once
+START = timedelta(seconds=50)  # for the others to come, where it is not torchrun that has started them
 
 
 class Parts(NamedTuple):
@@ -148,19 +149,21 @@ def together(device: str = "auto") -> Iterator[World]:
         device: `train.device` of the recipe: on GPUs each process of a machine takes its own.
 
     Raises:
-        RecipeError: torchrun started more processes on this machine than there are GPUs.
-        TrainingError: Another process has ended.
+        RecipeError: torchrun started more processes on this machine than there are GPUs, or its variables make no sense.
+        TrainingError: Another process has ended, or has not come.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = world_size()
     if size == 1 or not dist.is_available():
         yield World()
         return
+    ours = not dist.is_initialized()
+    if ours:
+        _check_variables(size)
     place = own_device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
+        _meet("nccl" if place.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), place)
     except RuntimeError as error:
@@ -175,16 +178,67 @@ def together(device: str = "auto") -> Iterator[World]:
             dist.destroy_process_group()
 
 
+def _meet(backend: str) -> None:
+    """Begin to talk to the other processes. Raises TrainingError if they cannot be found."""
+    at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT if by_torchrun else START))
+        store.set_timeout(TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise TrainingError(
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot meet the others at {at}: the port is taken, or one of them"
+            f" has not come; start all of them with torchrun, or unset WORLD_SIZE to train in one ({str(error).splitlines()[0][:160]})"
+        ) from error
+
+
+def _check_variables(size: int) -> None:
+    """Raise RecipeError unless what torchrun sets is there and makes sense."""
+    rank, port = _whole("RANK", None), _whole("MASTER_PORT", None)
+    if not 0 <= rank < size:
+        raise _of_torchrun(f"RANK is {rank}, of WORLD_SIZE {size}")
+    if not 0 < port < 2**16:
+        raise _of_torchrun(f"MASTER_PORT is {port}")
+    if not os.environ.get("MASTER_ADDR"):
+        raise _of_torchrun("MASTER_ADDR is not set")
+
+
+def _whole(name: str, default: int | None) -> int:
+    """A whole number of torchrun's environment variables."""
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None:
+        raise _of_torchrun(f"{name} is not set")
+    if not (text.isascii() and text.isdecimal()):
+        raise _of_torchrun(f"{name} is no whole number: '{text[:40]}'")
+    return int(text)
+
+
+def _of_torchrun(what: str) -> RecipeError:
+    return RecipeError(f"environment variables of torchrun: {what}; start with torchrun, or unset WORLD_SIZE to train in one process")
+
+
+def world_size() -> int:
+    """How many processes torchrun has started; 1 without it. Raises RecipeError if WORLD_SIZE is no such number."""
+    if (size := _whole("WORLD_SIZE", 1)) < 1:
+        raise _of_torchrun(f"WORLD_SIZE is {size}")
+    return size
+
+
 def process_number() -> int:
     """Which of torchrun's processes this is; 0 without it."""
-    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    return _whole("RANK", 0) if world_size() > 1 else 0
 
 
 def own_device(device: str) -> torch.device:
     """The device of this process, where torchrun started several: GPU number LOCAL_RANK, or the CPU."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local = _whole("LOCAL_RANK", 0)
     if local >= torch.cuda.device_count():
         raise RecipeError(
             f"torchrun started process {local} on this machine, which has {torch.cuda.device_count()} GPUs;"

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 from train.tiny import BRANCHES, Spy, tiny
@@ -165,3 +166,15 @@ def test_stored_recipe_trains_the_same_run(command, tmp_path):
     command("train", tmp_path / "first.yaml", "--run-dir", tmp_path / "a", "-q")
     command("train", tmp_path / "a" / "recipe.yaml", "--run-dir", tmp_path / "b", "-q")
     assert Run(tmp_path / "a").metrics[-1]["val"] == Run(tmp_path / "b").metrics[-1]["val"]
+
+
+def test_ctrl_c_before_the_commands_are_read(command, monkeypatch):
+    def pressed(name: str):
+        raise KeyboardInterrupt
+
+    module = ModuleType("hiercnn.cli._app")
+    module.__getattr__ = pressed
+    monkeypatch.setitem(sys.modules, "hiercnn.cli._app", module)
+    assert command("doctor") == (130, "", "hiercnn: stopped before it began\n")
+    monkeypatch.setenv("RANK", "1")
+    assert command("doctor") == (130, "", "")

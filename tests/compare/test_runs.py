@@ -105,7 +105,10 @@ def test_a_failing_process_stops_the_others(tmp_path, forked):
     with pytest.raises(TrainingError) as caught:
         compare([good, bad, odd("name=late")], out=out, jobs=2, trust_imports=True, tell=told.append)
     message = str(caught.value)
-    assert message.startswith(f"bad, seed 0 failed (exit code 1); the end of {out / 'bad-seed0' / 'train.log'}:\n")
+    assert message.startswith(
+        "bad, seed 0 failed (exit code 1); the others save, and the same command goes on where that is mended. The end of "
+    )
+    assert message.splitlines()[0].endswith(f" {out / 'bad-seed0' / 'train.log'}:")
     assert message.endswith("RuntimeError: broken")
     assert told == ["flat, seed 0", "bad, seed 0"]  # a third was not started
     run = Run(out / "flat-seed0")
@@ -117,9 +120,18 @@ def test_a_failing_process_stops_the_others(tmp_path, forked):
     assert told[-1] == "flat, seed 0: resuming"
 
 
+def test_several_runs_at_once_are_not_for_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="2 runs at once are for one process, and torchrun has started 2; leave out --jobs, or torchrun"):
+        compare([tiny()], out=tmp_path / "out", jobs=2)
+    assert not list(tmp_path.rglob("train.log"))
+
+
 def test_the_end_of_a_long_log_is_shown(tmp_path, monkeypatch):
     processes = Scripted(monkeypatch, codes=[-9], says="".join(f"line {i}\n" for i in range(40)))
-    with pytest.raises(TrainingError, match=r"flat, seed 0 failed \(exit code -9\)") as caught:
+    with pytest.raises(
+        TrainingError, match=r"flat, seed 0 failed \(killed by signal 9, as the system does where memory is full\)"
+    ) as caught:
         compare([tiny()], out=tmp_path, jobs=2)
     assert str(caught.value).splitlines()[1:] == [f"line {i}" for i in range(28, 40)]
     assert processes.terminated == []

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from train.tiny import BRANCHES, CHILDREN, MEASURED, tiny
 
 from hiercnn.data import DataSettings, ImageSet, in_memory, make_loader
-from hiercnn.errors import RecipeError
+from hiercnn.errors import RecipeError, TrainingError
 from hiercnn.recipe import Run, fit
 from hiercnn.train import World, together
 
@@ -230,6 +231,20 @@ def test_what_the_first_refuses_all_refuse(alone, tmp_path):
         assert "was made with another recipe; these differ" in Path(f"{alone}-{number}.txt").read_text()
 
 
+def test_a_folder_that_the_first_cannot_use_is_told_by_all(alone, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    (tmp_path / "other").mkdir()
+    shutil.copytree(alone, tmp_path / "other" / "run")
+    assert end(start(2, tiny(*PLAIN), tmp_path / "run")) == [2, 2]
+    for number in (0, 1):
+        assert "cannot write to the run folder" in Path(f"{tmp_path / 'run'}-{number}.txt").read_text()
+    metrics = tmp_path / "other" / "run" / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    assert end(start(2, tiny(*PLAIN), tmp_path / "other" / "run", resume=True)) == [2, 2]
+    for number in (0, 1):
+        assert "has 2 events, the checkpoint knows" in Path(f"{tmp_path / 'other' / 'run'}-{number}.txt").read_text()
+
+
 def test_a_loss_that_is_not_finite_ends_all(tmp_path):
     assert end(start(2, tiny(*PLAIN, "optim.lr=1e30", "optim.clip_norm=null"), tmp_path / "run")) == [2, 2]
     assert [event["event"] for event in events(tmp_path / "run")].count("failed") == 1
@@ -287,8 +302,65 @@ def test_without_torchrun_one_is_alone(monkeypatch):
     assert World().every("a") == ["a"]
 
 
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+def _set(monkeypatch, **changed: str | None) -> None:
+    """torchrun's environment variables, some of them changed or left out."""
+    for name, value in (TORCHRUN | changed).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is no whole number: 'x'"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is no whole number: ''"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0"),
+        ({"RANK": None}, "RANK is not set"),
+        ({"RANK": "2"}, "RANK is 2, of WORLD_SIZE 2"),
+        ({"RANK": "1.5"}, "RANK is no whole number: '1.5'"),
+        ({"MASTER_ADDR": None}, "MASTER_ADDR is not set"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT is 99999"),
+    ],
+)
+def test_variables_that_make_no_sense_are_told(monkeypatch, changed, message):
+    _set(monkeypatch, **changed)
+    with (
+        pytest.raises(RecipeError, match=f"environment variables of torchrun: {message}; start with torchrun, or unset WORLD_SIZE"),
+        together(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_where_nobody_comes_one_does_not_wait_long(monkeypatch, rank):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    _set(monkeypatch, RANK=rank, MASTER_PORT=port)
+    monkeypatch.setattr("hiercnn.train._world.START", timedelta(seconds=2))
+    with (
+        pytest.raises(TrainingError, match=f"process {rank} of 2 cannot meet the others at 127.0.0.1:{port}: the port is taken, or"),
+        together(),
+    ):
+        pass
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        _set(monkeypatch, RANK="0", MASTER_PORT=str(taken.getsockname()[1]))
+        with (
+            pytest.raises(TrainingError, match=r"cannot meet the others at .*: the port is taken, or one of them has not come"),
+            together(),
+        ):
+            pass
+
+
 def test_there_must_be_a_gpu_for_every_process(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    _set(monkeypatch)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

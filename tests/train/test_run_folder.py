@@ -223,6 +223,85 @@ def test_run_of_an_own_model_needs_it_again(tmp_path):
         _ = Run(run.path).model
 
 
+# ---- what is there is not lost --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path) -> Path:
+    """The folder of a run that was stopped in its second epoch."""
+    stop = Spy(lambda epoch, batch: os.kill(os.getpid(), signal.SIGINT) if (epoch, batch) == (2, 2) else None)
+    with pytest.raises(Interrupted):
+        fit(tiny(), run_dir=tmp_path / "run", display=stop)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_without_its_recipe_is_not_overwritten(stopped, resume):
+    (stopped / "recipe.yaml").unlink()
+    before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file() and file.name != "lock"}
+    with pytest.raises(CheckpointError, match=r"holds a run \(state.pt\) whose recipe.yaml is gone; put that back"):
+        fit(tiny(), run_dir=stopped, resume=resume)
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_an_event_that_is_cut_off_does_not_count(stopped):
+    file = stopped / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(CheckpointError, match=r"has 1 events, the checkpoint knows 2; begin again in another folder"):
+        fit(tiny(), run_dir=stopped, resume=True)
+
+
+def test_a_last_line_without_its_end_is_a_line(stopped):
+    file = stopped / "metrics.jsonl"
+    file.write_bytes(file.read_bytes().rstrip())
+    run = fit(tiny(), run_dir=stopped, resume=True)
+    assert len(run.metrics) == tiny().epochs
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"classes": []}'])
+def test_a_damaged_tree_is_written_again(stopped, text):
+    before = (stopped / "hierarchy.json").read_bytes()
+    (stopped / "hierarchy.json").write_text(text)
+    fit(tiny(), run_dir=stopped, resume=True)
+    assert (stopped / "hierarchy.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["state.pt", "last.safetensors", "metrics.jsonl", "recipe.yaml", "environment.json", "hierarchy.json"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_link_in_the_place_of_a_scratch_file_leads_to_stays(name, resume, tmp_path, request):
+    run = request.getfixturevalue("stopped") if resume else tmp_path / "new"
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    folder = run / "checkpoints" if name in ("state.pt", "last.safetensors") else run
+    (folder / f"{name}.tmp").symlink_to(precious)
+    assert fit(tiny(), run_dir=run, resume=resume).finished
+    assert precious.read_text() == "precious"
+    assert not (folder / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["environment.json", "metrics.jsonl"])
+def test_what_a_link_in_a_new_folder_leads_to_stays(name, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("")
+    assert fit(tiny(), run_dir=tmp_path / "run").finished
+    assert (tmp_path / "precious").read_text() == ""
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(CheckpointError, match="cannot write to the run folder"):
+        fit(tiny(), run_dir=tmp_path)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot write to the run folder .*File name too long; choose another with --run-dir"):
+        fit(tiny(), run_dir=tmp_path / ("a" * 300))
+
+
 # ---- one process a folder -------------------------------------------------------------------------------------------
 
 
