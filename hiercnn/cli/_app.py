@@ -86,7 +86,9 @@ def compare(
     from hiercnn.compare import compare as run_comparison
     from hiercnn.compare import table
     from hiercnn.pictures import make_folder
+    from hiercnn.train import process_number
 
+    quiet = quiet or process_number() > 0
     names = [text for text in recipes if "=" not in text or Path(text).exists()]
     overrides = _with_display([text for text in recipes if text not in names], quiet)
     console = _console()
@@ -104,6 +106,8 @@ def compare(
         trust_imports=trust_imports,
         tell=tell,
     )
+    if process_number():
+        return
     console.print(table(result))
     if not quiet:
         console.print(f"written to {out / 'compare.json'}, compare.md and compare.csv", markup=False, highlight=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from hiercnn.compare._table import csv_text, markdown
 from hiercnn.errors import RecipeError, TrainingError, did_you_mean, shorten
 from hiercnn.files import atomic_file
 from hiercnn.recipe import Recipe, Run, differing_keys, load_recipe
+from hiercnn.train import process_number
 
 PAIRED = frozenset({"seed", "data.name", "data.root", "data.file", "data.val", "data.seed", "eval.test"})
 
@@ -88,7 +89,8 @@ def compare(
     runs = {key: [finished[job.path] for job in listed] for key, listed in wanted.items()}
     result = summarise({name: listed for (name, share), listed in runs.items() if share == 1.0}, loaded, baseline=baseline, short=runs)
     result["search"] = search
-    _write(out, result)
+    if not process_number():
+        _write(out, result)
     return result
 
 

@@ -45,6 +45,12 @@ def test_is_written_as_returned(result, out):
     assert json.loads((out / "compare.json").read_text()) == result
 
 
+def test_the_first_process_alone_writes_it(result, out, monkeypatch):
+    monkeypatch.setattr("hiercnn.compare._compare.process_number", lambda: 1)
+    monkeypatch.setattr("hiercnn.compare._compare._write", lambda *_: pytest.fail("written"))
+    assert compare([HEADS, FLAT], seeds=2, out=out) == result
+
+
 def test_says_everything_about_the_comparison(result):
     assert result["format"] == "hiercnn.compare/2"
     assert result["baseline"] == "flat"  # the first without heads, though it comes second
