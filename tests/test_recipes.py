@@ -46,6 +46,7 @@ TWINS = {
     },
     **{f"finetune/{name}{LITE}": {HEADS} for name in ("branches", *CONTROLS)},
     "finetune/branches_resnet50": {HEADS},
+    **{f"all_images/{name}": {HEADS} for name in ("late_head", "late_leaf", "random_groups")},
 }
 
 
@@ -138,6 +139,15 @@ def test_controls_of_branches_move_or_shuffle_its_heads_and_nothing_else(folder,
     assert heads(shuffled, "random") == [(True,)] * 2
     assert heads(late, "cut", "weight", "random") == heads(branches, "cut", "weight", "random")
     assert heads(late, "stage") == [("late",)] * 2
+
+
+def test_controls_of_late_heads_predict_the_leaf_or_random_groups_in_the_same_places():
+    late, leaf, shuffled = (f"all_images/{name}" for name in ("late_head", "late_leaf", "random_groups"))
+    assert heads(late, "stage", "cut", "random") == [("late", 8, False), ("late", 20, False)]
+    assert heads(shuffled, "stage", "cut", "weight") == heads(late, "stage", "cut", "weight")
+    assert heads(shuffled, "random") == [(True,)] * 2
+    assert heads(leaf, "stage", "weight") == heads(late, "stage", "weight")
+    assert heads(leaf, "cut") == [("leaf",)] * 2
 
 
 @pytest.mark.parametrize("folder", ["few_images", "noisy_labels"])
