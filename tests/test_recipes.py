@@ -147,7 +147,7 @@ def test_controls_of_late_heads_predict_the_leaf_or_random_groups_in_the_same_pl
     assert heads(shuffled, "stage", "cut", "weight") == heads(late, "stage", "cut", "weight")
     assert heads(shuffled, "random") == [(True,)] * 2
     assert heads(leaf, "stage", "weight") == heads(late, "stage", "weight")
-    assert heads(leaf, "cut") == [("leaf",)] * 2
+    assert heads(leaf, "cut", "name") == [("leaf", "first"), ("leaf", "second")]
 
 
 @pytest.mark.parametrize("folder", ["few_images", "noisy_labels"])
