@@ -42,7 +42,7 @@ TWINS = {
     **{f"noisy_labels/forward_correction{control}": {LOSS} for control in ("", "_anywhere", "_random_groups")},
     **{
         f"noisy_labels/forward_correction_{heads}": {HEADS, LOSS}
-        for heads in ("branches", "deep_supervision", "heads", "anywhere_leaf_heads")
+        for heads in ("branches", "deep_supervision", "heads", "leaf_heads", "anywhere_leaf_heads")
     },
     **{f"finetune/{name}{LITE}": {HEADS} for name in ("branches", *CONTROLS)},
     "finetune/branches_resnet50": {HEADS},
