@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from hiercnn.cli._app import app
-from hiercnn.recipe import Recipe, load_recipe
+from hiercnn.recipe import Recipe, load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,6 +47,16 @@ def test_every_command_and_option_exists(command):
     help_text = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
     assert help_text.exit_code == 0
     assert all(word in help_text.output for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.split()[1] in ("train", "compare")])
+def test_recipes_of_commands_exist_and_take_the_settings(command):
+    words = shlex.split(command)[2:]
+    recipes = [word for word in words if word in shipped_recipes()]
+    assert recipes
+    for recipe in recipes:
+        data_or_run = recipe.startswith(("grocery/", "finetune/")) or recipe.endswith("_clustered")
+        load_recipe(recipe, [word for word in words if "=" in word], check=not data_or_run)
 
 
 def test_the_recipe_example_is_valid():

@@ -18,10 +18,12 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hiercnn.compare import budget_cells, cells, difference_cells, epochs, figures, markdown_table, search_cells
+from hiercnn.recipe import shipped_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tools" / "results"
@@ -221,20 +223,24 @@ def wins() -> str:
     for row in rows:
         result = read(row["result"])
         flat, ours = (result["recipes"][name] for name in (result["baseline"], row["recipe"]))
+        control, measured = best_control(row["controls"])
         hd1 = ours["difference"]["hd1"]["mean"] / flat["hd1"]["mean"]
         minutes = sum(run["seconds"]["train"] for each in (flat, ours) for run in each["runs"]) / 60
-        numbers = [difference(ours), best_control(row["controls"]), f"{100 * hd1:+.1f} %", str(len(ours["runs"])), f"{minutes:.0f} min"]
+        theirs = f"{difference(measured)} ({control}, {len(measured['runs'])} seeds)"
+        numbers = [difference(ours), theirs, f"{100 * hd1:+.1f} %", str(len(ours["runs"])), f"{minutes:.0f} min"]
         lines.append([row["setting"], row["recipe"], *numbers])
-        commands.append(command(result, row["recipe"]))
-    said = "Points of test accuracy with 95 % t intervals of paired differences; time to train both on one core, all seeds. In this order:"
+        commands.append(command([result["baseline"], row["recipe"], control], ours["runs"]))
+    said = (
+        "Points of test accuracy with 95 % t intervals of paired differences; time to train recipe and flat on one core, all seeds."
+        " In this order, with the control:"
+    )
     return "\n\n".join([markdown_table(lines), said, "```sh\n" + "\n".join(commands) + "\n```"])
 
 
-def best_control(controls: str) -> str:
-    """Of `RESULT/RECIPE RESULT/RECIPE …` that which is furthest ahead of flat."""
+def best_control(controls: str) -> tuple[str, dict[str, Any]]:
+    """Of `RESULT/RECIPE RESULT/RECIPE …` that which is furthest ahead of flat: its name and its row."""
     rows = {name: read(result)["recipes"][name] for result, name in (each.split("/") for each in controls.split())}
-    name, row = max(rows.items(), key=lambda item: item[1]["difference"]["leaf"]["mean"])
-    return f"{difference(row)} ({name}, {len(row['runs'])} seeds)"
+    return max(rows.items(), key=lambda item: item[1]["difference"]["leaf"]["mean"])
 
 
 def difference(row: dict[str, Any]) -> str:
@@ -244,13 +250,14 @@ def difference(row: dict[str, Any]) -> str:
     return f"{100 * leaf['mean']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def command(result: dict[str, Any], name: str) -> str:
-    """What trains a recipe beside its baseline again, from the commands that trained them."""
-    flat, ours = (result["recipes"][each]["runs"] for each in (result["baseline"], name))
-    trained = [runs[0]["environment"]["command"] for runs in (flat, ours)]
-    own = [each for each in trained[0][3:] if "=" in each and not each.startswith(("seed=", "logging.", "-"))]
-    first = [f"seed={ours[0]['seed']}"] if ours[0]["seed"] else []
-    return " ".join(["hiercnn compare", *(each[2] for each in trained), *own, *first, f"--seeds {len(ours)}"])
+def command(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
+    """What trains these recipes with the settings, the precision and as many seeds as those runs, whose first name their command has."""
+    shipped = {name.replace("/", "-").replace("_", "-"): name for name in shipped_recipes()}
+    environment = runs[0]["environment"]
+    own = [each for each in environment["command"][3:] if "=" in each and not each.startswith(("seed=", "logging.", "-"))]
+    first = [f"seed={runs[0]['seed']}"] if runs[0]["seed"] else []
+    precision = f"train.precision={environment['precision']}"  # what `auto` is depends on the machine
+    return " ".join(["hiercnn compare", *(shipped[name] for name in names), *own, precision, *first, f"--seeds {len(runs)}"])
 
 
 def rewritten(readme: str) -> str:
