@@ -39,7 +39,6 @@ TWINS = {
     **{f"{folder}/{name}": {HEADS} for folder in SETTINGS for name in ("branches", "deep_supervision", "late_head")},
     **{f"{folder}/level_nll": {LOSS} for folder in SETTINGS},
     "partly_coarse/random_groups": {HEADS},
-    **{f"partly_coarse/steady_{name}": {HEADS} for name in ("branches", *CONTROLS)},
     "partly_coarse/fine_only": FINE_ONLY,
     "few_images/random_groups": {LOSS},
     "noisy_labels/random_groups": {LOSS},
@@ -136,23 +135,16 @@ def test_branches_of_cifar100_predict_its_8_groups_and_20_superclasses(folder):
     assert heads(f"{folder}/branches", "cut", "random") == [(8, False), (20, False)]
 
 
-def named(prefix: str, net: str, *names: str) -> list[str]:
-    return [f"{prefix}{name}{net}" for name in names]
-
-
-STEADY = ("partly_coarse/steady_", "")
-
-
-@pytest.mark.parametrize(("prefix", "net"), [("cifar100/", ""), *((f"{folder}/", "") for folder in SETTINGS), STEADY, ("finetune/", LITE)])
-def test_deep_supervision_puts_the_leaf_on_the_stages_of_branches(prefix, net):
-    branches, deep = named(prefix, net, "branches", "deep_supervision")
+@pytest.mark.parametrize(("folder", "net"), [("cifar100", ""), *((folder, "") for folder in SETTINGS), ("finetune", LITE)])
+def test_deep_supervision_puts_the_leaf_on_the_stages_of_branches(folder, net):
+    branches, deep = f"{folder}/branches{net}", f"{folder}/deep_supervision{net}"
     assert heads(deep, "stage", "weight") == heads(branches, "stage", "weight")
     assert heads(deep, "cut", "random") == [("leaf", False)] * 2
 
 
-@pytest.mark.parametrize(("prefix", "net"), [("cifar100/", ""), ("partly_coarse/", ""), STEADY, ("finetune/", LITE)])
-def test_controls_of_branches_move_or_shuffle_its_heads_and_nothing_else(prefix, net):
-    branches, shuffled, late = named(prefix, net, "branches", "random_groups", "late_head")
+@pytest.mark.parametrize(("folder", "net"), [("cifar100", ""), ("partly_coarse", ""), ("finetune", LITE)])
+def test_controls_of_branches_move_or_shuffle_its_heads_and_nothing_else(folder, net):
+    branches, shuffled, late = (f"{folder}/{name}{net}" for name in ("branches", "random_groups", "late_head"))
     assert heads(shuffled, "stage", "cut", "weight") == heads(branches, "stage", "cut", "weight")
     assert heads(shuffled, "random") == [(True,)] * 2
     assert heads(late, "cut", "weight", "random") == heads(branches, "cut", "weight", "random")
