@@ -41,15 +41,17 @@ TWINS = {
     "partly_coarse/random_groups": {HEADS},
     "partly_coarse/fine_only": FINE_ONLY,
     "few_images/random_groups": {LOSS},
+    "few_images/soft_labels_late_head": {HEADS, LOSS},
+    "few_images/smoothing_late_leaf": {HEADS, "loss.label_smoothing"},
     "noisy_labels/random_groups": {LOSS},
     **{f"noisy_labels/forward_correction{control}": {LOSS} for control in ("", "_anywhere", "_random_groups")},
     **{
         f"noisy_labels/forward_correction_{heads}": {HEADS, LOSS}
-        for heads in ("branches", "deep_supervision", "heads", "leaf_heads", "anywhere_leaf_heads")
+        for heads in ("branches", "deep_supervision", "heads", "anywhere_leaf_heads")
     },
     **{f"finetune/{name}{LITE}": {HEADS} for name in ("branches", *CONTROLS)},
     "finetune/branches_resnet50": {HEADS},
-    **{f"all_images/{name}": {HEADS} for name in ("late_head", "late_leaf", "random_groups")},
+    **{f"all_images/{name}": {HEADS} for name in ("late_head", "late_leaf")},
 }
 
 
@@ -151,9 +153,12 @@ def test_controls_of_branches_move_or_shuffle_its_heads_and_nothing_else(folder,
     assert heads(late, "stage") == [("late",)] * 2
 
 
-@pytest.mark.parametrize("folder", ["cifar100", "all_images"])
-def test_control_of_late_heads_predicts_the_leaf_in_their_place(folder):
-    late, leaf = f"{folder}/late_head", f"{folder}/late_leaf"
+LATE = {"cifar100/late_leaf": "late_head", "all_images/late_leaf": "late_head", "few_images/smoothing_late_leaf": "soft_labels_late_head"}
+
+
+@pytest.mark.parametrize("leaf", LATE)
+def test_control_of_late_heads_predicts_the_leaf_in_their_place(leaf):
+    late = f"{leaf.split('/')[0]}/{LATE[leaf]}"
     assert heads(late, "stage", "cut", "random") == [("late", 8, False), ("late", 20, False)]
     assert heads(leaf, "stage", "weight") == heads(late, "stage", "weight")
     assert heads(leaf, "cut", "name") == [("leaf", "first"), ("leaf", "second")]
