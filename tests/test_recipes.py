@@ -35,7 +35,9 @@ TWINS = {
     "cifar100/every_stage": {HEADS},
     "cifar100/level_nll": {LOSS},
     "cifar100/soft_labels": {LOSS},
+    "cifar100/hxe": {LOSS},
     "cifar100/path_sum": {CLASSIFIER},
+    **{f"cifar100/{name}": {CLASSIFIER, LOSS} for name in ("conditional_nll", "margin_nll")},
     **{f"{folder}/{name}": {HEADS} for folder in SETTINGS for name in ("branches", "deep_supervision", "late_head")},
     **{f"{folder}/level_nll": {LOSS} for folder in SETTINGS},
     "partly_coarse/random_groups": {HEADS},
@@ -47,11 +49,14 @@ TWINS = {
     **{f"noisy_labels/forward_correction{control}": {LOSS} for control in ("", "_anywhere", "_random_groups")},
     **{
         f"noisy_labels/forward_correction_{heads}": {HEADS, LOSS}
-        for heads in ("branches", "deep_supervision", "heads", "anywhere_leaf_heads")
+        for heads in ("branches", "deep_supervision", "heads", "leaf_heads", "anywhere_leaf_heads")
     },
     **{f"finetune/{name}{LITE}": {HEADS} for name in ("branches", *CONTROLS)},
     "finetune/branches_resnet50": {HEADS},
-    **{f"all_images/{name}": {HEADS} for name in ("late_head", "late_leaf")},
+    **{f"all_images/{name}": {HEADS} for name in ("late_head", "late_leaf", "random_groups")},
+    "grocery_plain/late_head": {HEADS},
+    "grocery_plain/soft_labels_late_head": {HEADS, LOSS},
+    "grocery_plain/smoothing_late_leaf": {HEADS, "loss.label_smoothing"},
 }
 
 
@@ -83,7 +88,7 @@ def header(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_is_valid_and_complete(name):
-    needs_data = name.startswith(("grocery/", "finetune/"))  # its tree lies beside its images
+    needs_data = name.startswith(("grocery", "finetune/"))  # its tree lies beside its images
     needs_run = builtin("cifar100") if name.endswith("_clustered") else None  # its tree is made from it
     recipe = load_recipe(name, check=not needs_data, stand_in=needs_run)
     assert load_recipe(recipe.plain(), check=False) == recipe
