@@ -219,20 +219,21 @@ def wins() -> str:
     """Recipes that are ahead of flat, from tools/results/wins.csv, each with the best of its controls, and commands that repeat them."""
     with open(RESULTS / "wins.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    lines, commands = [["setting", "recipe", "leaf − flat", "best control − flat", "HD@1", "seeds", "time"]], []
+    lines, commands = [["setting", "recipe", "leaf − flat", "groups − flat", "best control: leaf; groups", "HD@1", "seeds", "time"]], []
     for row in rows:
         result = read(row["result"])
         flat, ours = (result["recipes"][name] for name in (result["baseline"], row["recipe"]))
         control, measured = best_control(row["controls"])
         hd1 = ours["difference"]["hd1"]["mean"] / flat["hd1"]["mean"]
         minutes = sum(run["seconds"]["train"] for each in (flat, ours) for run in each["runs"]) / 60
-        theirs = f"{difference(measured)} ({control}, {len(measured['runs'])} seeds)"
-        numbers = [difference(ours), theirs, f"{100 * hd1:+.1f} %", str(len(ours["runs"])), f"{minutes:.0f} min"]
+        leaf, groups = both(ours, result["levels"])
+        theirs = f"{'; '.join(both(measured, result['levels']))} ({control}, {len(measured['runs'])} seeds)"
+        numbers = [leaf, groups, theirs, f"{100 * hd1:+.1f} %", str(len(ours["runs"])), f"{minutes:.0f} min"]
         lines.append([row["setting"], row["recipe"], *numbers])
         commands.append(command([result["baseline"], row["recipe"], control], ours["runs"]))
     said = (
-        "Points of test accuracy with 95 % t intervals of paired differences; time to train recipe and flat on one core, all seeds."
-        " In this order, with the control:"
+        "Points of test accuracy with 95 % t intervals of paired differences; groups are those of the coarsest level (8 of CIFAR-100);"
+        " time to train recipe and flat on one core, all seeds. In this order, with the control:"
     )
     return "\n\n".join([markdown_table(lines), said, "```sh\n" + "\n".join(commands) + "\n```"])
 
@@ -243,11 +244,14 @@ def best_control(controls: str) -> tuple[str, dict[str, Any]]:
     return max(rows.items(), key=lambda item: item[1]["difference"]["leaf"]["mean"])
 
 
-def difference(row: dict[str, Any]) -> str:
-    """The paired difference of a recipe's leaf accuracy in points, with its interval."""
-    leaf = row["difference"]["leaf"]
-    low, high = (100 * bound for bound in leaf["interval"])
-    return f"{100 * leaf['mean']:+.1f} [{low:+.1f}, {high:+.1f}]"
+def both(row: dict[str, Any], levels: Sequence[str]) -> list[str]:
+    """The paired differences of a recipe's accuracy at the leaf and at the coarsest level in points, with their intervals."""
+    cells = []
+    for level in ("leaf", levels[0]):
+        measured = row["difference"][level]
+        low, high = (100 * bound for bound in measured["interval"])
+        cells.append(f"{100 * measured['mean']:+.1f} [{low:+.1f}, {high:+.1f}]")
+    return cells
 
 
 def command(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
