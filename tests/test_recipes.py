@@ -55,7 +55,6 @@ TWINS = {
     "finetune/branches_resnet50": {HEADS},
     **{f"all_images/{name}": {HEADS} for name in ("late_head", "late_leaf", "random_groups")},
     **{f"noisy_shapes/forward_correction_{heads}": {HEADS, LOSS} for heads in ("heads", "anywhere_leaf_heads")},
-    "grocery_plain/late_head": {HEADS},
     "grocery_plain/soft_labels_late_head": {HEADS, LOSS},
     "grocery_plain/smoothing_late_leaf": {HEADS, "loss.label_smoothing"},
 }
