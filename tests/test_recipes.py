@@ -54,6 +54,7 @@ TWINS = {
     **{f"finetune/{name}{LITE}": {HEADS} for name in ("branches", *CONTROLS)},
     "finetune/branches_resnet50": {HEADS},
     **{f"all_images/{name}": {HEADS} for name in ("late_head", "late_leaf", "random_groups")},
+    "noisy_shapes/forward_correction": {LOSS},
     **{f"noisy_shapes/forward_correction_{heads}": {HEADS, LOSS} for heads in ("heads", "anywhere_leaf_heads")},
     "grocery_plain/soft_labels_late_head": {HEADS, LOSS},
     "grocery_plain/smoothing_late_leaf": {HEADS, "loss.label_smoothing"},
