@@ -1,4 +1,4 @@
-"""Small nets for 32-96 pixel images, in timm's own registry: `alexnet_bn`, `vgg_small_bn`, `vgg_small`, `resnet_small`.
+"""Small nets for 32-96 pixel images, in timm's own registry: `alexnet_bn`, `alexnet`, `vgg_small_bn`, `vgg_small`, `resnet_small`.
 
 Most of timm's nets shrink a 32 px image to one pixel; these keep 4 x 4. Importing this file registers them, after which
 `timm.create_model("resnet_small", num_classes=100)` works like for any timm net. There are no pretrained weights.
@@ -31,16 +31,16 @@ def _conv(in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1) -> ConvNo
     return ConvNormAct(in_chs, out_chs, kernel, stride=stride)
 
 
-def _alexnet_stages(in_chans: int) -> Stages:
+def _alexnet_stages(in_chans: int, conv: Callable[..., nn.Module] = _conv) -> Stages:
     """The five convolutions and overlapping pools of AlexNet; kernels 11, 5 and stride 4 become 5, 5 and 2."""
     return [
-        [_conv(in_chans, 64, kernel=5, stride=2)],
-        [nn.MaxPool2d(3, stride=2, padding=1), _conv(64, 192, kernel=5)],
-        [nn.MaxPool2d(3, stride=2, padding=1), _conv(192, 384), _conv(384, 256), _conv(256, 256)],
+        [conv(in_chans, 64, kernel=5, stride=2)],
+        [nn.MaxPool2d(3, stride=2, padding=1), conv(64, 192, kernel=5)],
+        [nn.MaxPool2d(3, stride=2, padding=1), conv(192, 384), conv(384, 256), conv(256, 256)],
     ]
 
 
-def _vgg_stages(in_chans: int, conv: Callable[[int, int], nn.Module] = _conv) -> Stages:
+def _vgg_stages(in_chans: int, conv: Callable[..., nn.Module] = _conv) -> Stages:
     """Pairs of 3 x 3 convolutions, as wide as `_resnet_stages`, which has skips, one convolution more, and strides for pools."""
     return [
         [conv(in_chans, 32), conv(32, 32)],
@@ -61,11 +61,11 @@ def _resnet_stages(in_chans: int) -> Stages:
 
 
 class ConvAct(nn.Sequential):
-    """A 3 x 3 convolution with bias and ReLU, without a norm: [B, F_in, H, W] to [B, F_out, H, W]."""
+    """Convolution with bias and ReLU, without a norm; stride 1 keeps the size: [B, F_in, H, W] to [B, F_out, H, W]."""
 
-    def __init__(self, in_chs: int, out_chs: int):
+    def __init__(self, in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(in_chs, out_chs, 3, padding=1)
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel, stride=stride, padding=kernel // 2)
         self.act = nn.ReLU(inplace=True)
 
     @property
@@ -245,7 +245,7 @@ def _cfg() -> dict:
 
 
 default_cfgs = generate_default_cfgs(  # register_model looks for this name
-    {f"{name}.untrained": _cfg() for name in ("alexnet_bn", "vgg_small_bn", "vgg_small", "resnet_small")}
+    {f"{name}.untrained": _cfg() for name in ("alexnet_bn", "alexnet", "vgg_small_bn", "vgg_small", "resnet_small")}
 )
 
 
@@ -263,6 +263,15 @@ def alexnet_bn(pretrained: bool = False, **kwargs) -> nn.Module:
     Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014), for the widths.
     """
     return _create("alexnet_bn", pretrained, _alexnet_stages, (2, 4, 8), **kwargs)
+
+
+@register_model
+def alexnet(pretrained: bool = False, **kwargs) -> nn.Module:
+    """`alexnet_bn` without batch norm, convolutions with biases; needs a lower rate. 2.48 M parameters.
+
+    Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014), for the widths.
+    """
+    return _create("alexnet", pretrained, partial(_alexnet_stages, conv=ConvAct), (2, 4, 8), **kwargs)
 
 
 @register_model
