@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class HierCNNError(Exception):
@@ -44,6 +45,12 @@ def shorten(words: Iterable[object], limit: int | None = 8) -> str:
     limit = len(listed) if limit is None else limit
     text = ", ".join(repr(str(word)) for word in listed[:limit])
     return text if len(listed) <= limit else f"{text}, … ({len(listed)} in all)"
+
+
+def why_unread(path: Path, error: OSError) -> str:
+    """Return the system's reason; for a relative path that is not there also the folder in which it was looked for."""
+    astray = isinstance(error, FileNotFoundError) and not path.is_absolute()
+    return f"{error.strerror}" + (f" in {Path.cwd()}; start where it is, or give the whole path" if astray else "")
 
 
 class Interrupted(HierCNNError):

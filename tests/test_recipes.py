@@ -58,6 +58,8 @@ TWINS = {
     **{f"noisy_shapes/forward_correction_{heads}": {HEADS, LOSS} for heads in ("heads", "anywhere_leaf_heads")},
     "grocery_plain/soft_labels_late_head": {HEADS, LOSS},
     "grocery_plain/smoothing_late_leaf": {HEADS, "loss.label_smoothing"},
+    **{f"grocery_plain/{name}": {HEADS} for name in ("late_head", "late_leaf")},
+    **{f"grocery_partly_coarse/{name}": {HEADS} for name in ("branches", "deep_supervision", "late_head")},
 }
 
 
@@ -143,7 +145,9 @@ def test_branches_of_cifar100_predict_its_8_groups_and_20_superclasses(folder):
     assert heads(f"{folder}/branches", "cut", "random") == [(8, False), (20, False)]
 
 
-@pytest.mark.parametrize(("folder", "net"), [("cifar100", ""), *((folder, "") for folder in SETTINGS), ("finetune", LITE)])
+@pytest.mark.parametrize(
+    ("folder", "net"), [("cifar100", ""), *((folder, "") for folder in (*SETTINGS, "grocery_partly_coarse")), ("finetune", LITE)]
+)
 def test_deep_supervision_puts_the_leaf_on_the_stages_of_branches(folder, net):
     branches, deep = f"{folder}/branches{net}", f"{folder}/deep_supervision{net}"
     assert heads(deep, "stage", "weight") == heads(branches, "stage", "weight")
@@ -151,21 +155,30 @@ def test_deep_supervision_puts_the_leaf_on_the_stages_of_branches(folder, net):
 
 
 @pytest.mark.parametrize(("folder", "net"), [("cifar100", ""), ("partly_coarse", ""), ("finetune", LITE)])
-def test_controls_of_branches_move_or_shuffle_its_heads_and_nothing_else(folder, net):
-    branches, shuffled, late = (f"{folder}/{name}{net}" for name in ("branches", "random_groups", "late_head"))
+def test_random_groups_shuffle_the_groups_of_branches_and_nothing_else(folder, net):
+    branches, shuffled = f"{folder}/branches{net}", f"{folder}/random_groups{net}"
     assert heads(shuffled, "stage", "cut", "weight") == heads(branches, "stage", "cut", "weight")
     assert heads(shuffled, "random") == [(True,)] * 2
+
+
+@pytest.mark.parametrize(("folder", "net"), [("cifar100", ""), ("partly_coarse", ""), ("grocery_partly_coarse", ""), ("finetune", LITE)])
+def test_late_heads_are_those_of_branches_on_the_last_stage(folder, net):
+    branches, late = f"{folder}/branches{net}", f"{folder}/late_head{net}"
     assert heads(late, "cut", "weight", "random") == heads(branches, "cut", "weight", "random")
     assert heads(late, "stage") == [("late",)] * 2
 
 
-LATE = {"cifar100/late_leaf": "late_head", "all_images/late_leaf": "late_head", "few_images/smoothing_late_leaf": "soft_labels_late_head"}
+LATE = {
+    **{f"{folder}/late_leaf": "late_head" for folder in ("cifar100", "all_images", "grocery_plain")},
+    **{f"{folder}/smoothing_late_leaf": "soft_labels_late_head" for folder in ("few_images", "grocery_plain")},
+}
 
 
 @pytest.mark.parametrize("leaf", LATE)
 def test_control_of_late_heads_predicts_the_leaf_in_their_place(leaf):
     late = f"{leaf.split('/')[0]}/{LATE[leaf]}"
-    assert heads(late, "stage", "cut", "random") == [("late", 8, False), ("late", 20, False)]
+    assert heads(late, "stage", "random") == [("late", False)] * 2
+    assert [cut for (cut,) in heads(late, "cut")] == load_recipe(late, check=False).hierarchy.cuts
     assert heads(leaf, "stage", "weight") == heads(late, "stage", "weight")
     assert heads(leaf, "cut", "name") == [("leaf", "first"), ("leaf", "second")]
 

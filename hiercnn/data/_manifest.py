@@ -13,7 +13,7 @@ import numpy as np
 from hiercnn.data._image_set import ImageSet, Source
 from hiercnn.data._names import Files, Names
 from hiercnn.data._registry import data_sets
-from hiercnn.errors import DataError, did_you_mean, shorten
+from hiercnn.errors import DataError, did_you_mean, shorten, why_unread
 
 SPLITS = ("train", "val", "test")
 
@@ -87,7 +87,7 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str, str]]:
                     raise DataError(f"{file} line {reader.line_num}: needs {wanted}; got {path!r}, {label!r}, {split!r}")
                 yield reader.line_num, path, label, split
     except OSError as error:
-        raise DataError(f"cannot read manifest {file}: {error.strerror}") from None
+        raise DataError(f"cannot read manifest {file}: {why_unread(file, error)}") from None
     except UnicodeDecodeError:
         raise DataError(f"{file} is not UTF-8 (line {_undecodable_line(file)}); save it as UTF-8 and try again") from None
     except csv.Error as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hiercnn.errors import HierarchyError, did_you_mean, shorten
+from hiercnn.errors import HierarchyError, did_you_mean, shorten, why_unread
 from hiercnn.hierarchy._build import from_edges, from_nested, from_numbered_rows
 from hiercnn.hierarchy._cut import Cut
 from hiercnn.hierarchy._tree import Hierarchy
@@ -116,7 +116,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise HierarchyError(f"cannot read hierarchy {path}: {error.strerror}") from None
+        raise HierarchyError(f"cannot read hierarchy {path}: {why_unread(path, error)}") from None
     except UnicodeDecodeError as error:
         line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
         raise HierarchyError(f"{path} is not UTF-8 (line {line}, byte {byte:#04x}); save it as UTF-8 and try again") from None

@@ -1,5 +1,7 @@
 """Data sets by name: what each layout gives, and what is said about what is missing or wrong."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pictures import save, save_all, settings
@@ -189,6 +191,13 @@ def test_bad_manifests(tmp_path, text, message):
 def test_missing_manifest(tmp_path):
     with pytest.raises(DataError, match=r"cannot read manifest .*none\.csv: No such file"):
         data_sets["manifest"](file=tmp_path / "none.csv")
+
+
+def test_missing_relative_manifest_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        data_sets["manifest"](file=Path("photos/none.csv"))
+    assert f"cannot read manifest photos/none.csv: No such file or directory in {tmp_path}; start where it is" in str(caught.value)
 
 
 # --- The registry ---------------------------------------------------------------------------------------------------------------------

@@ -192,6 +192,13 @@ def test_missing_files_and_folders(tmp_path):
         read_hierarchy(tmp_path / "folder.csv")
 
 
+def test_missing_relative_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HierarchyError) as caught:
+        read_hierarchy("data/none.csv")
+    assert f"No such file or directory in {tmp_path}; start where it is" in str(caught.value)
+
+
 def test_options_that_do_not_apply(tmp_path):
     (tmp_path / "rows.csv").write_text("group,class\nx,a\n")
     (tmp_path / "tree.yaml").write_text("x: a")
