@@ -37,6 +37,7 @@ def rows_of(bench, monkeypatch, tmp_path, *arguments) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_loops_and_steps(bench, monkeypatch, tmp_path):
     rows = rows_of(bench, monkeypatch, tmp_path, "--only", "memory", "bfloat16")
     assert [row["what"] for row in rows] == ["loop / bare images per second", *["bfloat16 / float32 step time"] * 3]
@@ -45,6 +46,7 @@ def test_loops_and_steps(bench, monkeypatch, tmp_path):
     assert all(0 < float(row["q25"]) <= float(row["median"]) <= float(row["q75"]) for row in rows)
 
 
+@pytest.mark.long
 def test_files_beside_timm(bench, monkeypatch, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(

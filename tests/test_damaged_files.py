@@ -279,6 +279,7 @@ def test_a_config_that_is_nested_too_deeply(tmp_path):
         pretrained_config("resnet_small", f"local-dir:{tmp_path}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["[" * 3000, "x: 2001-99-99", "!!python/object/apply:os.mkdir [canary]"])
 def test_a_recipe_of_a_run(run, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

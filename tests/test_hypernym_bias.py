@@ -26,6 +26,7 @@ def tool(monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_a_table_of_findings_over_seeds(tool, tmp_path, capsys, monkeypatch):
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(to_yaml(tiny("epochs=1")), encoding="utf-8")

@@ -50,6 +50,7 @@ def test_every_class_has_one_fault_at_most(tool, data):
     assert np.unique(changed.train.labels).tolist() == list(range(36))
 
 
+@pytest.mark.long
 def test_a_row_for_every_detector_and_fault(tool, tmp_path, capsys):
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(to_yaml(tiny("epochs=1", "data.render_train=28")), encoding="utf-8")

@@ -33,6 +33,7 @@ def test_importing_is_free():
     assert run.stdout.strip() == "[] True"
 
 
+@pytest.mark.long
 def test_importing_every_public_package_sets_no_seed_and_loads_no_heavy_package():
     code = (
         "import sys, torch; s = torch.get_rng_state();"

@@ -19,6 +19,7 @@ BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind 
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS["sh"] for line in block.splitlines() if line.startswith("hiercnn ")]
 
 
+@pytest.mark.long
 def test_the_python_examples_run_and_are_short(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -30,6 +31,7 @@ def test_the_python_examples_run_and_are_short(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs" / "mine" / "metrics.jsonl").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] in ("recipes", "hierarchy") and "birds" not in c])
 def test_cheap_commands_run(command, tmp_path, monkeypatch, request):
     if " build " in command:

@@ -33,6 +33,7 @@ def runs(tmp_path_factory):
     return {name: fit(recipe, run_dir=folder / name) for name, recipe in recipes.items()}
 
 
+@pytest.mark.long
 def test_class_differences_of_groups_average_to_the_difference_in_accuracy(runs):
     shown = class_differences(runs["flat"].path, "--with", runs["branches"].path)
     assert shown.returncode == 0, shown.stderr
@@ -43,12 +44,14 @@ def test_class_differences_of_groups_average_to_the_difference_in_accuracy(runs)
         assert sum(float(row[column]) for row in rows) / 9 == pytest.approx(100 * (accuracies[0][level] - accuracies[1][level]), abs=0.05)
 
 
+@pytest.mark.long
 def test_class_differences_want_pairs(runs):
     shown = class_differences(runs["flat"].path, "--with", runs["other"].path)
     assert shown.returncode == 2
     assert "are no pair: another seed" in shown.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -64,6 +67,7 @@ def test_class_differences_say_what_is_wrong(runs, more, message):
     assert "Traceback" not in shown.stderr
 
 
+@pytest.mark.long
 def test_tree_agreement_has_a_row_for_every_way_and_tree(runs, monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(ROOT / "tools")
     import tree_agreement
@@ -142,6 +146,7 @@ def _number(text: str) -> float | str | None:
         return text
 
 
+@pytest.mark.long
 def test_photos_and_answers_stand_side_by_side(tmp_path):
     photos = tmp_path / "photos" / "cats & <dogs>"
     photos.mkdir(parents=True)

@@ -30,6 +30,7 @@ def read(out: Path) -> dict:
 # ---- what is printed and written ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_prints_the_table_of_its_file(command, twins, tmp_path):
     code, out, err = command("compare", *twins, "epochs=1", "--seeds", 2, "--out", tmp_path / "out")
     assert (code, err) == (0, "")
@@ -102,6 +103,7 @@ def test_twice_the_same(command, recipe_file, tmp_path):
 # ---- in processes of their own --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(command, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     wait, out = tmp_path / "wait", tmp_path / "out"
@@ -136,6 +138,7 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(command, tmp_pa
     assert comparable(read(out)) == comparable(alone)
 
 
+@pytest.mark.long
 def test_as_a_script(tmp_path):
     recipe = tiny("epochs=1").plain() | {"model": {"backbone": "alexnet_bn"}}  # tiny_net is known to the tests only
     (tmp_path / "flat.yaml").write_text(json.dumps(recipe))

@@ -11,6 +11,7 @@ def run(tmp_path_factory):
     return fit(tiny("checkpoints.keep=log", "epochs=1"), run_dir=tmp_path_factory.mktemp("dynamics") / "run")
 
 
+@pytest.mark.long
 def test_a_row_a_moment_and_pages_of_figures(command, run, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", "nowhere")
     options = ("--images", 72, "--random", 2, "--no-probes")

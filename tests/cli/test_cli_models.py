@@ -57,6 +57,7 @@ def test_models_without_stages_say_why(command):
     assert rows(out) == []
 
 
+@pytest.mark.long
 def test_sizes_that_a_model_does_not_take_leave_the_maps_open(command):
     out = command("models", "inception_v3", "--size", 32).out
     assert "no feature maps at 32 × 32: RuntimeError" in out

@@ -75,6 +75,7 @@ def test_names_that_the_terminal_cannot_show(command, run, photos, tmp_path, mon
     assert form != "jsonl" or json.loads(printed)["id"] == str(tmp_path / name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

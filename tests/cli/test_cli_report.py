@@ -14,6 +14,7 @@ def runs(tmp_path_factory):
     return folder / "runs"
 
 
+@pytest.mark.long
 def test_a_page_of_several_runs(command, runs, tmp_path):
     code, out, err = command("report", runs, "--out", tmp_path / "report.html", "--images", 72)
     assert (code, err) == (0, "")
@@ -24,6 +25,7 @@ def test_a_page_of_several_runs(command, runs, tmp_path):
     assert "Val accuracy" not in text  # compressed, as all figures
 
 
+@pytest.mark.long
 def test_figures_and_quiet(command, runs, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", "nowhere")
     out = tmp_path / "report.html"

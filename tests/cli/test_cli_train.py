@@ -154,6 +154,7 @@ def run(*command, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300, **options)
 
 
+@pytest.mark.long
 def test_python_m_hiercnn_with_a_traceback():
     ended = run("-m", "hiercnn", "recipes", "copy", "nothing", "--debug")
     assert (ended.returncode, ended.stdout) == (1, "")

@@ -75,6 +75,7 @@ def test_rounds_are_scipys_dendrogram(method, count, seed):
     np.testing.assert_allclose(cophenet(found), cophenet(wanted), rtol=1e-10)
 
 
+@pytest.mark.long
 @every_linkage
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_rounds_of_triton_s_kernel_are_scipys_dendrogram(method, dtype):
@@ -84,6 +85,7 @@ def test_rounds_of_triton_s_kernel_are_scipys_dendrogram(method, dtype):
     np.testing.assert_allclose(cophenet(found), cophenet(linkage(distances, method)), rtol=1e-5 if dtype == torch.float32 else 1e-10)
 
 
+@pytest.mark.long
 @every_linkage
 @pytest.mark.parametrize("seed", range(5))
 def test_ties_are_merged_by_triton_s_kernel_as_by_the_reference(method, seed):
@@ -265,6 +267,7 @@ def test_distances_know_their_size():
     assert len(ClassDistances(None, np.zeros((4, 4)), euclidean=False)) == 4
 
 
+@pytest.mark.long
 def test_titles_begin_with_the_common_hypernym_where_wordnet_knows_all(wordnet):
     names = ["ray", "shark", "zebra", "gizmo 7"]
     distances = vector_distances(np.array([[0.0, 1], [0.1, 1], [1.0, 0], [5.0, 5]]), "euclidean")

@@ -145,6 +145,7 @@ def test_impossible_budgets_are_told_before_anything_is_trained(tmp_path, recipe
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.long
 def test_budgets_in_processes(result, tmp_path, forked):
     short = compare([tiny("epochs=4")], seeds=2, out=tmp_path, budgets=[0.5], jobs=2)["budgets"]["flat"]
     for one, other in zip(short, (result["budgets"]["flat"][0], result["budgets"]["flat"][2]), strict=True):

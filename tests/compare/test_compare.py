@@ -159,6 +159,7 @@ def test_runs_without_a_test_are_compared_on_val(tmp_path):
     assert result["recipes"]["flat"]["runs"][0]["accuracy"] == Run(tmp_path / "flat-seed0").end["val"]["accuracy"]
 
 
+@pytest.mark.long
 def test_levels_that_not_all_report_are_left_out(tmp_path):
     result = compare(
         [tiny("hierarchy.cuts=[3]"), tiny("name=fine", "hierarchy.cuts=[3, 9]"), tiny("name=bare", "hierarchy=null")], out=tmp_path
@@ -203,6 +204,7 @@ def test_other_images_are_noticed_after_the_first_pair(tmp_path):
     assert told == ["flat, seed 0", "other, seed 0"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_diverging_run_does_not_stop_the_others(tmp_path, forked, jobs):
     wild = tiny("name=wild", "optim.lr=1e30")
@@ -215,6 +217,7 @@ def test_a_diverging_run_does_not_stop_the_others(tmp_path, forked, jobs):
     assert "flat, seed 0: finished already" in told[0]
 
 
+@pytest.mark.long
 def test_a_comparison_of_other_runs_is_kept(tmp_path):
     first = compare([tiny("epochs=1"), tiny("epochs=1", "name=other")], out=tmp_path)
     compare([tiny("epochs=1"), tiny("epochs=1", "name=other")], seeds=2, out=tmp_path)  # more of the same takes its place

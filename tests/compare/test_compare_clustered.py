@@ -78,6 +78,7 @@ def test_short_schedules_take_the_tree_of_the_complete_run(tmp_path):
     assert Run(tmp_path / "clustered-0.5E-seed0").clustered.meta["run"] == str(tmp_path / "flat-seed0")
 
 
+@pytest.mark.long
 def test_in_processes(forked, tmp_path):
     result = compare([clustered(), FLAT], out=tmp_path, jobs=2)
     assert result["recipes"]["clustered"]["runs"][0]["charged"]["images"] > 0
@@ -116,6 +117,7 @@ def test_without_a_given_tree_classes_are_known_when_data_are(tmp_path):
     assert found["levels"] == ["leaf"]
 
 
+@pytest.mark.long
 def test_levels_are_common_only_if_they_are_in_every_seed(tmp_path):
     bare = load_recipe(tiny("epochs=2").plain() | {"hierarchy": None})
     first = compare([bare], out=tmp_path / "first")
@@ -132,6 +134,7 @@ def test_levels_are_common_only_if_they_are_in_every_seed(tmp_path):
     assert markdown(found)
 
 
+@pytest.mark.long
 def test_the_folder_may_be_spelt_otherwise_or_moved(result, out, tmp_path, monkeypatch):
     monkeypatch.chdir(out.parent)
     again = compare([clustered(), FLAT], seeds=2, out=out.name)

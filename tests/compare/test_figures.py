@@ -146,6 +146,7 @@ def other_images(result: dict) -> None:
     result["recipes"]["heads"]["runs"] = [run(seed, 0.01, images=150) for seed in (0, 1)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("change", "expected"), [(other_epochs, (400, 600)), (other_images, (300, 600, 900))])
 def test_epochs_that_cannot_be_set_side_by_side_give_way_to_images(change, expected):
     result = comparison()
@@ -284,6 +285,7 @@ def test_what_all_names_begin_with_is_said_once(names, shown, prefix):
     assert prefix is None or prefix in title(figure)
 
 
+@pytest.mark.long
 def test_long_names_get_the_room_they_need():
     names = ("flat", *(f"{number}-{'very-' * 14}long" for number in range(9)))
     short, long = (figures(comparison(names=some)) for some in (("flat", "heads"), names))
@@ -352,6 +354,7 @@ def browser() -> str | None:
     return os.environ.get("BROWSER_PATH") or Chromium.find_browser(skip_local=False)
 
 
+@pytest.mark.long
 def test_images(tmp_path):
     if not browser():
         pytest.skip("needs Chrome or Chromium (apt install chromium, or kaleido_get_chrome)")

@@ -37,6 +37,7 @@ def result(out) -> dict:
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_processes_give_the_same_results(alone, tmp_path, forked):
     told = []
     compare(RECIPES, seeds=2, out=tmp_path, jobs=2, tell=told.append)
@@ -137,6 +138,7 @@ def test_the_end_of_a_long_log_is_shown(tmp_path, monkeypatch):
     assert processes.terminated == []
 
 
+@pytest.mark.long
 @both
 def test_a_run_of_another_process_is_left_alone(tmp_path, forked, jobs):
     path = tmp_path / "flat-seed0"

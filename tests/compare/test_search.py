@@ -161,6 +161,7 @@ def test_a_second_call_trains_nothing(result, out):
     assert told[1] == f"flat-trial1, seed {SEARCH_SEED}: finished already, in {out / 'search' / 'flat-trial1'}"
 
 
+@pytest.mark.long
 def test_more_trials_go_on_from_those_that_are_there(tmp_path):
     told = []
     compare([FLAT], out=tmp_path, tell=told.append)
@@ -169,6 +170,7 @@ def test_more_trials_go_on_from_those_that_are_there(tmp_path):
     assert len(more["search"]["flat"]["trials"]) == 4
 
 
+@pytest.mark.long
 def test_processes_search_alike(result, tmp_path, forked):
     again = compare([FLAT], out=tmp_path, jobs=2)
     assert comparable(again["search"]["flat"]) == comparable(result["search"]["flat"])
@@ -176,6 +178,7 @@ def test_processes_search_alike(result, tmp_path, forked):
     assert len(forked.started) == 3 + 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_trial_that_diverges_is_given_up_and_never_chosen(tmp_path, forked, jobs):
     recipe, told = searching(tiny(), trials=2, space={"optim.lr": [1e30]}), []

@@ -26,6 +26,7 @@ def odds_by_loop(row: np.ndarray, label: int, tree, nearness: float) -> float:
     return np.log(total) - np.log(row[label])
 
 
+@pytest.mark.long
 @given(trees().filter(several_classes), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 1.0]))
 def test_the_odds_are_those_of_a_plain_loop(tree, seed, nearness):
     rng = np.random.default_rng(seed)

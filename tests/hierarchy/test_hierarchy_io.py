@@ -21,6 +21,7 @@ def test_dict_round_trip(tree):
     assert to_dict(back) == to_dict(tree)
 
 
+@pytest.mark.long
 @given(TREE, st.integers(0, 99))
 def test_file_round_trip_with_cuts(tmp_path_factory, tree, seed):
     path = tmp_path_factory.mktemp("trees") / "tree.json"
@@ -249,6 +250,7 @@ def seconds_for_a_large_tree(rows, path) -> float:
     return time.process_time() - start
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_classes_take_two_seconds(tmp_path):
     rows = [(f"a{i // 5000}", f"b{i // 50}", f"c{i}") for i in range(100_000)]
     assert any(seconds_for_a_large_tree(rows, tmp_path / "tree.json") < 2 for _ in range(3))

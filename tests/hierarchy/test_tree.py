@@ -28,6 +28,7 @@ def classes_below(tree: Hierarchy, name: str) -> set[str]:
     return {c for c in tree.classes if name in path_up(tree, c)}
 
 
+@pytest.mark.long
 @given(st.lists(st.integers(0, 99), max_size=23), st.randoms(use_true_random=False))
 def test_any_order_of_nodes_gives_the_same_edges(drawn, random):
     parent_of = {"n0": None} | {f"n{i}": f"n{x % i}" for i, x in enumerate(drawn, start=1)}

@@ -177,10 +177,12 @@ def share_of_broken_promises(target: float, confidence: float, draws: int = 200)
     return broken / draws
 
 
+@pytest.mark.long
 def test_the_promise_is_kept_as_often_as_it_says():
     assert 0 < share_of_broken_promises(0.9, 0.9) <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / 200)
 
 
+@pytest.mark.long
 def test_the_share_seen_would_not_keep_it(monkeypatch):
     monkeypatch.setattr(module, "most_errors", lambda images, target, confidence: int((1 - target) * images))
     assert share_of_broken_promises(0.9, 0.9) > 0.1 + 6 * math.sqrt(0.1 * 0.9 / 200)

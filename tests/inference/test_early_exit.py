@@ -46,6 +46,7 @@ def test_what_is_told_is_the_loop(seed):
     assert found.right - found.whole == pytest.approx(found.made_right - found.made_wrong)
 
 
+@pytest.mark.long
 def test_the_promise_is_kept_as_often_as_it_says():
     """Of 200 calibrations fewer break a promise than 1 − confidence allows; the empirical rate alone would break every other one."""
     head, leaf, labels = scores(200_000, 99, skill=1.0)

@@ -51,6 +51,7 @@ def test_marginals_are_sums_over_classes_nested_and_one_at_the_root(case):
     assert all((q[:, v] == q[:, p]).all() for v, p in same)
 
 
+@pytest.mark.long
 @given(cases(), shares, halves)
 def test_rules_answer_as_loops_do(case, theta, t):
     tree, logits = case
@@ -69,6 +70,7 @@ def test_rules_answer_as_loops_do(case, theta, t):
         np.testing.assert_allclose(probability, q[np.arange(len(q)), nodes], atol=1e-13)
 
 
+@pytest.mark.long
 @given(case=cases())
 @pytest.mark.parametrize(("distance", "nodes"), [("lca", "leaves"), ("path", "leaves"), ("path", "all")])
 def test_crm_has_the_least_expected_distance(case, distance, nodes):
@@ -104,6 +106,7 @@ def test_hie_multiplies_the_head_s_probability_in(case, seed, temperature):
 # ---- properties
 
 
+@pytest.mark.long
 @given(cases(), st.floats(0.1, 10))
 def test_properties_of_the_rules(case, temperature):
     tree, logits = case
@@ -122,6 +125,7 @@ def test_climbing_answers_at_or_above_what_threshold_answers(case, t):
         assert int(high) in tree.ancestors(int(low))
 
 
+@pytest.mark.long
 @given(cases(), shares, shares)
 def test_answers_go_up_as_the_threshold_grows(case, one, other):
     tree, logits = case

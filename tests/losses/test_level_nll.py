@@ -138,6 +138,7 @@ def test_order_of_classes_and_names_of_nodes_do_not_matter(case, random):
     assert_equal_loss(lambda x: summed(two, moved)(x[:, order]), summed(one, labels), logits)
 
 
+@pytest.mark.long
 @given(level_cases())
 @FEW
 def test_a_coarser_label_has_a_smaller_loss(case):

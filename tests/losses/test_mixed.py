@@ -32,6 +32,7 @@ def one_image(loss, row: Tensor, label: int) -> Tensor:
     return sum(loss(row[None], torch.tensor([int(label)])).values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.booleans())
 def test_losses_mix_image_by_image(loss, shares, one_share):

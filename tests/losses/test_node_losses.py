@@ -64,6 +64,7 @@ def test_margin_is_the_loop(tau, case):
     assert_equal_loss(summed(module, labels), lambda x: margin(tree, x, labels, tau), scores)
 
 
+@pytest.mark.long
 @given(case=cases())
 def test_conditional_without_weights_is_cross_entropy_of_its_leaf_scores(case):
     tree, scores, labels = case

@@ -119,6 +119,7 @@ def assert_same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Non
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.long
 def test_trees_are_of_all_kinds():
     trees = [grown(leaves, depth, seed) for seed in range(20) for leaves, depth in ((1, 1), (40, 1), (40, 5), (MOST_LEAVES, 8))]
     fan_outs = [np.bincount(tree.parents[1:], minlength=tree.num_nodes) for tree in trees if tree.num_nodes > 1]
@@ -185,6 +186,7 @@ def test_a_constant_changes_path_sums_of_uneven_depth():
     assert abs(float(loss(scores + 1, labels)["cross_entropy"] - loss(scores, labels)["cross_entropy"])) > 0.1
 
 
+@pytest.mark.long
 @every_loss
 @given(case=drawn(), random=st.randoms(use_true_random=False))
 @FEWER

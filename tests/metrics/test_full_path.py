@@ -49,6 +49,7 @@ def test_numbers_are_those_of_loops(case):
     assert_close(full_path(predicted, labels, cuts), loop(tree, cuts, predicted.tolist(), labels.tolist()))
 
 
+@pytest.mark.long
 @given(predictions(), SPLITS)
 def test_batches_do_not_matter(case, ends):
     _, cuts, predicted, labels = case

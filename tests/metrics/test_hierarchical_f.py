@@ -74,6 +74,7 @@ def test_numbers_are_those_of_hiclass(case):
     assert_close(hierarchical_f(predicted, labels, tree), wanted, rel=0, abs=1e-12)
 
 
+@pytest.mark.long
 @given(predictions(), SPLITS)
 def test_batches_do_not_matter(case, ends):
     tree, *columns = case

@@ -64,12 +64,14 @@ def check_equal(found: dict, wanted: dict) -> None:
     assert_close(found, wanted, rel=1e-5, abs=1e-6)  # float32 logits
 
 
+@pytest.mark.long
 @given(st.integers(0, 10**6), st.integers(1, 40))
 def test_numbers_are_those_of_loops(seed, count):
     logits, labels = batch(seed, count)
     check_equal(measured(logits, labels), loops(TREE, CUTS, logits, labels))
 
 
+@pytest.mark.long
 @given(cases(), st.lists(st.integers(1, 7), min_size=1, max_size=3, unique=True))
 def test_random_trees(case, ks):
     """Of equal scores the first is the highest, for every k."""
@@ -82,6 +84,7 @@ def test_random_trees(case, ks):
         assert_close(found[shares], loops(tree, cuts, logits, labels, ks)[shares])
 
 
+@pytest.mark.long
 @given(st.integers(0, 10**6), st.integers(1, 30), SPLITS)
 def test_batches_do_not_matter(seed, count, ends):
     assert_batches_do_not_matter(lambda: LevelAccuracy(CLASSES, CUTS, ks=(1, 2)), batch(seed, count), ends)

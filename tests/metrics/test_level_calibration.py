@@ -53,6 +53,7 @@ def loop(tree: Hierarchy, cuts: list[Cut], logits: torch.Tensor, labels: torch.T
     return {"ece": ece, "brier": brier, "bins": bins}
 
 
+@pytest.mark.long
 @given(cases(), st.integers(1, 20))
 def test_numbers_are_those_of_loops(case, bins):
     tree, logits, labels = case

@@ -77,6 +77,7 @@ def loop(tree: Hierarchy, logits: torch.Tensor, labels: torch.Tensor, rule: str)
     }
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(cases(), RULES)
 def test_numbers_are_those_of_loops(case, rule):
@@ -84,6 +85,7 @@ def test_numbers_are_those_of_loops(case, rule):
     assert_close(operating_curve(logits, labels, tree, rule), loop(tree, logits, labels, rule))
 
 
+@pytest.mark.long
 @settings(max_examples=40)
 @given(cases(), RULES)
 def test_every_point_is_the_mean_at_its_threshold(case, rule):

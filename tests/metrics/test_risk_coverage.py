@@ -52,6 +52,7 @@ def loop(tree: Hierarchy, logits: torch.Tensor, labels: torch.Tensor, rule: str)
     return {"haurc": area, "risk": points[-1][1], "coverage": points[-1][0], "images": len(nodes)}
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(cases(), RULES)
 def test_numbers_are_those_of_loops(case, rule):
@@ -59,6 +60,7 @@ def test_numbers_are_those_of_loops(case, rule):
     assert_close(risk_coverage(logits, labels, tree, rule), loop(tree, logits, labels, rule))
 
 
+@pytest.mark.long
 @settings(max_examples=50)
 @given(cases(), RULES, SPLITS)
 def test_batches_do_not_matter(case, rule, ends):

@@ -7,6 +7,7 @@ from hiercnn.errors import RecipeError
 from hiercnn.models import backbone_names, create_backbone, describe_backbone, tapped_forward
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "side"), [("resnet_small", None), ("resnet18", 64), ("vit_tiny_patch16_224", 48), ("crossvit_tiny_240", 64)]
 )
@@ -23,6 +24,7 @@ def test_places_are_marked_at_their_stages():
     assert [stage.places for stage in describe_backbone("alexnet_bn").stages] == [(), ("early",), ("middle", "late")]
 
 
+@pytest.mark.long
 def test_nothing_is_allocated_and_no_number_drawn():
     state = torch.get_rng_state()
     info = describe_backbone("vit_giant_patch14_clip_224")  # 4 GiB of weights
@@ -30,6 +32,7 @@ def test_nothing_is_allocated_and_no_number_drawn():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.long
 def test_a_size_that_the_model_does_not_take_is_told():
     info = describe_backbone("halonet_h1", 48)
     assert info.problem == "no feature maps at 48 × 48: AssertionError"

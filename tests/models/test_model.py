@@ -27,6 +27,7 @@ BACKBONES = {  # name: image side
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "side"), BACKBONES.items())
 def test_heads_on_three_stages_train_and_strip(name, side):
     specs = [HeadSpec("early", TWO), HeadSpec("middle", FOUR), HeadSpec("late", TREE.leaf_cut(), name="deep")]

@@ -74,6 +74,7 @@ def test_twins_begin_alike(file):
     assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
+@pytest.mark.long
 def test_a_package_whose_tensors_have_other_names():
     try:
         path = next(Path(file.locate()) for file in importlib.metadata.files(LITE) if file.suffix == ".pth")
@@ -112,6 +113,7 @@ def test_a_recipe_begins_with_a_run_and_is_normalised_like_it(run, tmp_path):
     assert load_recipe(recipe.plain()) == recipe
 
 
+@pytest.mark.long
 def test_a_recipe_takes_size_and_interpolation_of_the_weights_unless_it_has_its_own(tmp_path):
     save_file({k: v.clone() for k, v in create_backbone("resnet18", 5).state_dict().items()}, tmp_path / "w.safetensors")
     weights = ("model.backbone=resnet18", f"model.weights={tmp_path / 'w.safetensors'}")
@@ -123,6 +125,7 @@ def test_a_recipe_takes_size_and_interpolation_of_the_weights_unless_it_has_its_
     assert (own.image_size, own.interpolation) == (32, "bilinear")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_weights_for_rgb_and_runs_of_other_images_begin_recipes(channels, tmp_path):
     save_file({k: v.clone() for k, v in create_backbone("resnet18", 5).state_dict().items()}, tmp_path / "w.safetensors")
@@ -143,6 +146,7 @@ def test_weights_for_rgb_and_runs_of_other_images_begin_recipes(channels, tmp_pa
             create_backbone("resnet18", 2, weights=str(first.path))
 
 
+@pytest.mark.long
 def test_a_mean_of_one_s_own_for_other_channels_is_refused(tmp_path):
     save_file({k: v.clone() for k, v in create_backbone("resnet18", 5).state_dict().items()}, tmp_path / "w.safetensors")
     images = [(torch.zeros(1, 32, 32, dtype=torch.uint8), i % 2) for i in range(20)]
@@ -159,6 +163,7 @@ def test_one_checkpoint_of_a_run(run):
     assert_begins_with(model, run.load_model("best").backbone.state_dict())
 
 
+@pytest.mark.long
 def test_a_trained_model_needs_its_first_weights_no_more(file, tmp_path):
     run = hiercnn.fit(tiny(f"model.backbone={NET}", f"model.weights={file}", "epochs=1"), run_dir=tmp_path / "run")
     Path(file).unlink()

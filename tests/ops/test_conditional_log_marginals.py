@@ -69,6 +69,7 @@ def test_random_trees(case):
     assert_is_the_loop(CONDITIONAL, case)
 
 
+@pytest.mark.long
 @both_kernels
 def test_three_thousand_leaves(kernels):
     case = large_case()

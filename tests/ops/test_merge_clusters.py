@@ -69,6 +69,7 @@ SIZES = {
 }
 
 
+@pytest.mark.long
 @both_kernels
 @every_type
 @every_method
@@ -90,6 +91,7 @@ def test_it_is_the_loop(size, method, dtype, kernels):
         np.testing.assert_array_equal(distance.double().numpy()[alive], own.min(1))
 
 
+@pytest.mark.long
 @both_kernels
 @every_method
 @given(st.integers(2, 40), st.integers(0, 9999))
@@ -127,6 +129,7 @@ def test_torch_accepts_it():
     assert set(outcome.values()) == {"SUCCESS"}
 
 
+@pytest.mark.long
 def test_it_compiles_into_one_graph():
     one, other = drawn(9, 2, 1), drawn(9, 2, 1)
     compiled = torch.compile(lambda *x: merge_clusters(*x, "ward"), fullgraph=True, options={"force_disable_caches": True})

@@ -61,6 +61,7 @@ def test_random_trees(case):
     assert_is_the_loop(MARGINALS, case)
 
 
+@pytest.mark.long
 @both_kernels
 def test_three_thousand_leaves(kernels):
     case = large_case()

@@ -58,6 +58,7 @@ def test_random_trees(case):
     assert_is_the_loop(PATH_SUM, case)
 
 
+@pytest.mark.long
 @both_kernels
 def test_three_thousand_leaves(kernels):
     assert_is_the_loop(PATH_SUM, large_case(), kernels)

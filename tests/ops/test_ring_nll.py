@@ -95,6 +95,7 @@ class TestSoftWeights(SevenTests):
     operator = SOFT
 
 
+@pytest.mark.long
 @given(random_cases(), st.sampled_from([HARD, SOFT]))
 @FEW
 def test_random_trees(case, operator):
@@ -106,6 +107,7 @@ def test_three_thousand_leaves(kernels):
     assert_is_the_loop(HARD, large_case(), kernels)
 
 
+@pytest.mark.long
 @both_kernels
 def test_three_thousand_leaves_with_soft_weights(kernels):
     assert_is_the_loop(SOFT, large_case(), kernels)

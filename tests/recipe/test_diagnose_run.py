@@ -217,6 +217,7 @@ def test_names_of_files_that_are_no_text_are_written_as_they_are(tmp_path, monke
     assert b"caf\xe9.png" in (folder / "mislabel.csv").read_bytes()
 
 
+@pytest.mark.long
 def test_planted_labels_are_found_out_of_fold(tmp_path):
     recipe = tiny("epochs=30", "data.augment={}", "data.batch_size=16")
     data = data_of(recipe)

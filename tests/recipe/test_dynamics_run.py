@@ -127,6 +127,7 @@ def test_measured_moments_are_not_measured_again(run, found, monkeypatch):
     np.testing.assert_equal([row for *_, row in again.story.rows], [row for *_, row in found.story.rows])
 
 
+@pytest.mark.long
 def test_a_half_written_moment_and_other_options_are_measured_again(run, found, tmp_path):
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
     (copy.path / "dynamics" / "images-72-random-3" / "step-00000004.npz").write_bytes(b"half")
@@ -138,12 +139,14 @@ def test_a_half_written_moment_and_other_options_are_measured_again(run, found, 
     assert row.random_mean != before.random_mean
 
 
+@pytest.mark.long
 def test_other_options_leave_what_was_measured(run, found, monkeypatch):
     dynamics_of_run(run, images=40, random=0, probes=False)
     monkeypatch.setattr("hiercnn.recipe._dynamics.measure", None)
     np.testing.assert_equal(dynamics_of_run(run, **OPTIONS).story.rows, found.story.rows)
 
 
+@pytest.mark.long
 def test_moments_of_other_weights_or_steps_are_measured_again(run, found, tmp_path):
     copy = Run(shutil.copytree(run.path, tmp_path / "copy"))
     kept = copy.path / "dynamics" / "images-72-random-3"

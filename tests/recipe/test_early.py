@@ -121,6 +121,7 @@ def predictor_batch(predictor, images) -> torch.Tensor:
     return torch.stack([(torch.from_numpy(image).permute(2, 0, 1) - mean) / std for image in images])
 
 
+@pytest.mark.long
 def test_the_earliest_head_answers_or_the_latest_within_the_budget(run):
     costs = {early.head: early.cost for early in early_heads(run, run.model)}
 

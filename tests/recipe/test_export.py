@@ -82,6 +82,7 @@ def blocks(folder: Path) -> list[str]:
 # ---- the same answers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMATS)
 def test_answers_are_the_run_s(run, folders, photos, form):
     ours, theirs = predictor_of_run(run, "auto", PROMISE), load_exported(folders[form])
@@ -148,6 +149,7 @@ def test_timm_loads_the_weights_bit_by_bit(run, folders):
         assert torch.equal(hub(IMAGES), output_of(run).leaf)
 
 
+@pytest.mark.long
 def test_torch_needs_neither_hiercnn_nor_timm(run, folders, tmp_path):
     torch.save(IMAGES, tmp_path / "images.pt")
     code = f"""
@@ -527,6 +529,7 @@ def test_logits_that_differ_leave_nothing(run, tmp_path, monkeypatch):
 # ---- networks that are not plain
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("classifier", "form"),
     [
@@ -545,6 +548,7 @@ def test_a_classifier_that_scores_nodes(tmp_path, classifier, form):
     assert b"hiercnn::" not in (tmp_path / "out" / FILES[form]).read_bytes()
 
 
+@pytest.mark.long
 def test_heads_that_feed_the_leaf_and_a_path_sum(tmp_path):
     recipe = tiny("epochs=1", "model.classifier=path_sum", "model.heads=[{stage: 0, cut: 3, feed_forward: true}]")
     run = hiercnn.fit(recipe, run_dir=tmp_path / "run")
@@ -588,6 +592,7 @@ def test_other_networks(tmp_path, form, backbone):
 # ---- networks that end at a head
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["torch", "onnx"])
 def test_a_network_can_end_at_a_head(run, folders, photos, tmp_path, form):
     export_run(run, form, tmp_path / form, level="3", rule="climbing", options={"threshold": 0.5})

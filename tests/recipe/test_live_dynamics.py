@@ -62,10 +62,12 @@ def test_the_tables_are_there_at_the_end(tmp_path):
     assert (tmp_path / "dynamics" / "dynamics.csv").read_text() == written
 
 
+@pytest.mark.long
 def test_kept_weights_tell_more(run):
     assert not dynamics_of_run(run, images=72, random=3, probes=False).live
 
 
+@pytest.mark.long
 def test_pictures_and_claims_of_what_was_measured_live(tmp_path):
     story = dynamics_of_run(hiercnn.fit(tiny(LIVE), run_dir=tmp_path)).story
     drawn = figures(story)
@@ -86,6 +88,7 @@ def stop_in_the_second_epoch(epoch: int, batch: int) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_has_the_same_moments(tmp_path):
     whole = hiercnn.fit(tiny(LIVE), run_dir=tmp_path / "whole")
     with pytest.raises(Interrupted):

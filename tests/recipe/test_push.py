@@ -114,6 +114,7 @@ def test_a_path_sum_is_folded(tmp_path):
     assert_same_logits(loaded(tmp_path / "out"), run.model.strip_heads())
 
 
+@pytest.mark.long
 def test_options_and_channels_are_kept(tmp_path):
     images = torch.randint(0, 256, (24, 1, 20, 20), dtype=torch.uint8)
     recipe = {"epochs": 1, "model": {"backbone": "resnet10t", "options": {"stem_width": 16}}, "logging": {"display": "quiet"}}
@@ -271,6 +272,7 @@ def test_a_run_that_is_not_finished(tmp_path):
         push_run(Run(tmp_path / "nothing"), folder=tmp_path / "out")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -42,6 +42,7 @@ def test_responses_are_means_of_features(run):
         np.testing.assert_allclose(found[layer], wanted, atol=1e-5)
 
 
+@pytest.mark.long
 def test_what_dynamics_has_measured_is_taken_if_it_is_of_these_weights(tmp_path):
     run = hiercnn.fit(tiny("checkpoints.keep=log", "epochs=1"), run_dir=tmp_path / "run")
     assert kept_dynamics(run) is None

@@ -178,6 +178,7 @@ def test_images_by_predicted_class(page, shown_run):
     assert page.inner_text(".group:first-child h4 span").split()[-1] == str(listed[0])
 
 
+@pytest.mark.long
 def test_the_slider_goes_through_training(page, shown_run):
     assert page.is_disabled("#epoch")
     choose(page, "split", "val")
@@ -241,6 +242,7 @@ def test_dark_and_light(shown, report):
     assert dark[1] != light[1]
 
 
+@pytest.mark.long
 def test_hostile_names_are_text_and_charts_are_drawn_when_they_come_near(shown, bench, tmp_path):
     tree = from_edges([("root", "group"), ("root", "rest"), *(("group", name) for name in HOSTILE), ("rest", "leaf"), ("rest", "<i>")])
     run = bench.made_run(tmp_path / "run", tree.with_classes(sorted(tree.classes)), epochs=3, cuts=[{"depth": 1}], name="made-flat")
@@ -302,6 +304,7 @@ def test_another_run_is_shown_in_all_views(shown, bench, tmp_path):
     assert download.value.path().read_text() == finding
 
 
+@pytest.mark.long
 def test_a_thousand_classes(shown, bench, tmp_path):
     tree = bench.balanced_tree((10, 10, 10))
     run = without_charts(bench.made_run(tmp_path / "run", tree, epochs=1, per_class=(1, 2), images=False, responses=False))

@@ -48,6 +48,7 @@ def test_pictures_of_images_and_their_names(run, page):
     assert page.read_text().count('class="sheet"') == 1
 
 
+@pytest.mark.long
 def test_a_report_is_replaced_and_another_file_is_not(run, tmp_path):
     out = tmp_path / "new" / "report.html"
     first = write_report([run.path], out, thumbnails=0).size
@@ -65,6 +66,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(run, tmp_path):
             write_report([run.path / "nothing"], out)
 
 
+@pytest.mark.long
 def test_folders_of_runs_and_folders_of_nothing(run, tmp_path):
     found = write_report([run.path.parent, run.path], tmp_path / "report.html", images=0, thumbnails=0)
     assert [each.path for each in found.shown] == [run.path]
@@ -72,6 +74,7 @@ def test_folders_of_runs_and_folders_of_nothing(run, tmp_path):
         write_report([tmp_path / "nothing"], tmp_path / "report.html")
 
 
+@pytest.mark.long
 def test_a_run_without_its_images(bench, tmp_path):
     run = bench.made_run(tmp_path / "run", three_levels(), epochs=3)
     shutil.rmtree(tmp_path / "run-images")
@@ -80,6 +83,7 @@ def test_a_run_without_its_images(bench, tmp_path):
     assert "images.csv" in held(found.path)["pictures"]
 
 
+@pytest.mark.long
 def test_some_images_are_gone(bench, tmp_path):
     run = bench.made_run(tmp_path / "run", three_levels(), epochs=3)
     for file in sorted((tmp_path / "run-images" / "test").iterdir())[:3]:
@@ -112,6 +116,7 @@ def test_a_half_written_run(bench, tmp_path, epochs):
     assert len(held(found.path)["runs"][0]["evaluations"]) == epochs
 
 
+@pytest.mark.long
 def test_a_run_of_one_epoch(bench, tmp_path):
     run = bench.made_run(tmp_path / "run", three_levels(), epochs=1)
     data = held(write_report([run.path], tmp_path / "report.html").path)
@@ -163,6 +168,7 @@ def write_findings(run, name: str, *rows: dict) -> None:
         writer.writerows(rows)
 
 
+@pytest.mark.long
 def test_faults_are_listed_by_rank_with_pictures(bench, tmp_path):
     run = bench.made_run(tmp_path / "run", three_levels(), epochs=2)
     write_findings(run, "mislabel.csv", ROW, ROW | {"rank": 1, "image": "train/000000.png"})
@@ -183,6 +189,7 @@ def test_faults_are_listed_by_rank_with_pictures(bench, tmp_path):
     ]
 
 
+@pytest.mark.long
 def test_findings_of_a_run_that_was_trained_anew_are_told(bench, tmp_path):
     run = bench.made_run(tmp_path / "run", three_levels(), epochs=1, images=False)
     write_findings(run, "mislabel.csv", ROW)
@@ -202,6 +209,7 @@ def test_a_run_that_has_not_begun_does_not_stop_the_others(bench, tmp_path):
     assert "Not begun, so left out: two." in found.path.read_text()
 
 
+@pytest.mark.long
 def test_figures_of_folders_of_one_name_are_kept_apart(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", "nowhere")
     for name in ("plain", "with"):
@@ -214,6 +222,7 @@ def test_without_findings_the_page_says_how_to_make_them(page, run):
     assert f"call hiercnn diagnose {run.path}" in held(page)["faults"][0]["text"][0]
 
 
+@pytest.mark.long
 def test_every_figure_as_csv_too(run, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", "nowhere")
     found = write_report([run.path], tmp_path / "report.html", figures=tmp_path / "figures")
@@ -231,6 +240,7 @@ def test_every_figure_as_csv_too(run, tmp_path, monkeypatch):
     assert (rows[0]["trace"], float(rows[0]["y"])) == ("made-flat", pytest.approx(wanted))
 
 
+@pytest.mark.long
 def test_a_table_of_several_runs_is_that_of_compare(bench, tmp_path):
     tree = three_levels()
     head = {"stage": "early", "cut": 3, "weight": 0.5}

@@ -172,6 +172,7 @@ def _slowly(rank: int) -> None:
     Trainer._update = lambda self: (time.sleep(0.15), update(self))[1]
 
 
+@pytest.mark.long
 def test_one_that_is_asked_to_stop_stops_all_and_others_go_on(alone, tmp_path):
     processes = start(2, tiny(*PLAIN), tmp_path / "run", hook=_slowly)
     _wait_for(tmp_path / "run" / "metrics.jsonl")
@@ -207,6 +208,7 @@ def _out_of_memory(rank: int) -> None:
     FlatTask.forward = full
 
 
+@pytest.mark.long
 def test_where_the_memory_of_one_is_full_the_others_end_and_say_why(alone, tmp_path):
     assert end(start(2, tiny(*PLAIN), tmp_path / "run", hook=_out_of_memory), 60) == [2, 2]
     said = [Path(f"{tmp_path / 'run'}-{rank}.txt").read_text() for rank in (0, 1)]
@@ -224,6 +226,7 @@ def _wait_for(file: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_what_the_first_refuses_all_refuse(alone, tmp_path):
     assert end(start(2, tiny(*PLAIN), alone)) == [2, 2]
     assert end(start(2, tiny("seed=3"), alone, resume=True)) == [2, 2]
@@ -231,6 +234,7 @@ def test_what_the_first_refuses_all_refuse(alone, tmp_path):
         assert "was made with another recipe; these differ" in Path(f"{alone}-{number}.txt").read_text()
 
 
+@pytest.mark.long
 def test_a_folder_that_the_first_cannot_use_is_told_by_all(alone, tmp_path):
     (tmp_path / "run").write_text("a file")
     (tmp_path / "other").mkdir()
@@ -268,6 +272,7 @@ def disks(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_first_alone_reads_and_writes_the_run_folder(alone, disks):
     processes = start(2, tiny(*PLAIN), Path("run"), hook=partial(_on_its_own_disk, disks, True))
     _wait_for(disks / "node0" / "run" / "metrics.jsonl")
@@ -278,6 +283,7 @@ def test_the_first_alone_reads_and_writes_the_run_folder(alone, disks):
     assert not list((disks / "node1").iterdir())
 
 
+@pytest.mark.long
 def test_the_run_that_a_tree_is_clustered_from_need_not_be_on_every_disk(alone, disks, monkeypatch):
     shutil.copytree(alone, disks / "node0" / "source")
     monkeypatch.chdir(disks / "node0")
@@ -333,6 +339,7 @@ def test_variables_that_make_no_sense_are_told(monkeypatch, changed, message):
         pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_where_nobody_comes_one_does_not_wait_long(monkeypatch, rank):
     with socket.socket() as free:

@@ -58,6 +58,7 @@ def test_a_reader_that_is_killed_while_the_state_is_saved(undisturbed, tmp_path,
     assert_same_run(fit(tiny("epochs=2"), run_dir=tmp_path, resume=True), undisturbed)
 
 
+@pytest.mark.long
 def test_a_reader_that_is_killed(tmp_path):
     recipe = tiny("epochs=8", "data.workers=2", "data.augment.transforms=[{name: RandomGrayscale, p: 0.5}]", "data.image_size=16")
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))

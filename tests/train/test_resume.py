@@ -65,6 +65,7 @@ def test_stopped_within_an_epoch(undisturbed, tmp_path, overrides, epoch, batch,
     assert_same_run(fit(recipe, run_dir=tmp_path, resume=True), undisturbed(overrides))
 
 
+@pytest.mark.long
 def test_stopped_within_an_epoch_of_single_images(undisturbed, tmp_path):
     recipe = tiny(*SINGLE)
     with pytest.raises(Interrupted):
@@ -126,6 +127,7 @@ def start(tmp_path, *overrides: str):
 LONG = (*PLAIN[:2], "epochs=20")
 
 
+@pytest.mark.long
 def test_killed_at_a_random_moment(undisturbed, tmp_path):
     process, recipe, path = start(tmp_path, *LONG)
     wait_for_epoch(path, 2)
@@ -137,6 +139,7 @@ def test_killed_at_a_random_moment(undisturbed, tmp_path):
     assert_same_run(fit(recipe, run_dir=path, resume=True), undisturbed(LONG))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_command_line_stopped_by_a_signal(undisturbed, tmp_path, number, code):
     process, recipe, path = start(tmp_path, *LONG)

@@ -312,6 +312,7 @@ def hold(path) -> None:
         time.sleep(60)
 
 
+@pytest.mark.long
 def test_lock_names_the_other_process_and_goes_with_it(tmp_path):
     process = child(hold, tmp_path)
     while not (tmp_path / "held").exists():

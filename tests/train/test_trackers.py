@@ -43,6 +43,7 @@ def test_tensorboard_has_what_metrics_have_also_after_a_resume(tmp_path):
     assert scalars(run, "end/test/accuracy/leaf") == {15: pytest.approx(run.end["test"]["accuracy"]["leaf"])}
 
 
+@pytest.mark.long
 @needs("wandb")
 def test_wandb_keeps_an_offline_run_in_the_run_folder(tmp_path, monkeypatch):
     import wandb
