@@ -10,6 +10,7 @@ from hiercnn.recipe import Recipe, Run, build_data, build_hierarchy, build_sourc
 def print_plan(recipe: Recipe) -> None:
     """Print the complete recipe, read the data, and print what would be trained."""
     print(to_yaml(recipe))
+    print(f"reading the data: {recipe.data.name}", flush=True)
     data = build_data(recipe, build_source(recipe), build_hierarchy(recipe.hierarchy))
     model = build_trainer(recipe, data, Run("dry-run")).model
     print(f"classes: {data.hierarchy.num_classes}")

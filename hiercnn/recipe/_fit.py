@@ -29,7 +29,7 @@ from hiercnn.recipe._build import (
 from hiercnn.recipe._load import data_settings, load_recipe, to_yaml
 from hiercnn.recipe._schema import Recipe
 from hiercnn.recipe._yaml import find_recipe, read_recipe_file
-from hiercnn.train import QuietDisplay, RunFolder, Trainer, World, load_weights, make_display, together
+from hiercnn.train import QuietDisplay, RunFolder, Trainer, World, load_weights, make_display, pick_device, together
 
 
 class Run(RunFolder):
@@ -164,6 +164,9 @@ def fit(
             display = display or make_display(recipe.logging.display if world.main else "quiet")
             if recipe.imports:
                 display.note(f"imported at this recipe's wish: {', '.join(recipe.imports)}")
+            if world.size == 1:
+                pick_device(recipe.train.device)  # refused before images are read
+            display.note(f"reading the data: {recipe.data.name}")
             source = from_datasets(train, val, test, classes=classes) if train is not None else _first_by_main(world, recipe)
             data = build_data(recipe, source, world.from_main(lambda: _tree(recipe, hierarchy, run)))
             trainer = build_trainer(recipe, data, run, model, display, profile=profile, world=world)

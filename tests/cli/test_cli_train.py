@@ -18,7 +18,8 @@ from hiercnn.recipe import to_yaml
 def test_train_prints_epochs_and_the_end(command, recipe_file, tmp_path):
     code, out, err = command("train", recipe_file(), "--run-dir", tmp_path / "run")
     assert (code, err) == (0, "")
-    title, first, second, accuracy, folder = out.splitlines()
+    reading, title, first, second, accuracy, folder = out.splitlines()
+    assert reading == "reading the data: synthetic"
     assert title == "flat: 2 epochs of 5 steps"
     assert first.startswith("epoch 1")
     assert second.startswith("epoch 2")

@@ -15,7 +15,8 @@ def terminal(monkeypatch):
 
 def test_plain_prints_a_line_an_epoch(tmp_path, capsys):
     fit(tiny("logging.display=plain", BRANCHES), run_dir=tmp_path)
-    title, *epochs = capsys.readouterr().out.splitlines()
+    reading, title, *epochs = capsys.readouterr().out.splitlines()
+    assert reading == "reading the data: synthetic"
     assert title == "flat: 2 epochs of 5 steps"
     assert [line.split("  ")[0] for line in epochs] == ["epoch 1", "epoch 2"]
     for column in ("lr 0.0", "loss ", "val 3 groups ", "val 9 groups ", "val leaf ", "gap ", "images/s ", "seconds "):

@@ -27,7 +27,7 @@ def profiled(tmp_path_factory):
 
 
 def test_the_table_tells_every_section_and_the_longest_operators(profiled):
-    run, _, (table,) = profiled
+    run, _, (_, table) = profiled
     assert (run.path / "profile" / "steps.txt").read_text() == table + "\n"
     lines = table.splitlines()
     assert lines[0].startswith("a training step of ")
@@ -53,4 +53,4 @@ def test_a_profiled_run_ends_as_any_other(profiled, tmp_path):
 def test_a_run_that_is_too_short_says_so(tmp_path):
     display = Notes()
     fit(tiny("epochs=1"), run_dir=tmp_path, display=display, profile=True)
-    assert display.notes == ["no profile: it needs 13 batches, and there were 5"]
+    assert display.notes[1:] == ["no profile: it needs 13 batches, and there were 5"]
