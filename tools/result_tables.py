@@ -232,7 +232,7 @@ def wins() -> str:
         lines.append([row["setting"], row["recipe"], *numbers])
         commands.append(command([result["baseline"], row["recipe"], control], ours["runs"]))
     said = (
-        "Points of test accuracy with 95 % t intervals of paired differences; groups are those of the coarsest level (8 of CIFAR-100);"
+        "Points of test accuracy with 95 % t intervals of paired differences; groups are those of the coarsest level (8 of CIFAR-100, 3 of the others);"
         " time to train recipe and flat on one core, all seeds. In this order, with the control:"
     )
     return "\n\n".join([markdown_table(lines), said, "```sh\n" + "\n".join(commands) + "\n```"])
@@ -258,7 +258,8 @@ def command(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
     """What trains these recipes with the settings, the precision and as many seeds as those runs, whose first name their command has."""
     shipped = {name.replace("/", "-").replace("_", "-"): name for name in shipped_recipes()}
     environment = runs[0]["environment"]
-    own = [each for each in environment["command"][3:] if "=" in each and not each.startswith(("seed=", "logging.", "-"))]
+    apart = ("seed=", "logging.", "train.precision=", "-")
+    own = [each for each in environment["command"][3:] if "=" in each and not each.startswith(apart)]
     first = [f"seed={runs[0]['seed']}"] if runs[0]["seed"] else []
     precision = f"train.precision={environment['precision']}"  # what `auto` is depends on the machine
     return " ".join(["hiercnn compare", *(shipped[name] for name in names), *own, precision, *first, f"--seeds {len(runs)}"])
