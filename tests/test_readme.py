@@ -57,7 +57,7 @@ def test_recipes_of_commands_exist_and_take_the_settings(command):
     recipes = [word for word in words if word in shipped_recipes()]
     assert recipes
     for recipe in recipes:
-        data_or_run = recipe.startswith(("grocery/", "finetune/")) or recipe.endswith("_clustered")
+        data_or_run = recipe.startswith(("grocery", "finetune/")) or recipe.endswith("_clustered")
         load_recipe(recipe, [word for word in words if "=" in word], check=not data_or_run)
 
 

@@ -66,7 +66,7 @@ def test_data_are_fetched_once_before_processes_start(tmp_path, monkeypatch):
 
 def test_what_a_process_says_is_kept(tmp_path, forked):
     compare([tiny()], out=tmp_path, jobs=2)
-    first, *_, last = (tmp_path / "flat-seed0" / "train.log").read_text().splitlines()
+    _, first, *_, last = (tmp_path / "flat-seed0" / "train.log").read_text().splitlines()
     assert first == "flat: 2 epochs of 5 steps"
     assert last == f"run folder: {tmp_path / 'flat-seed0'}"
 
