@@ -232,7 +232,8 @@ def wins() -> str:
         lines.append([row["setting"], row["recipe"], *numbers])
         commands.append(command([result["baseline"], row["recipe"], control], ours["runs"]))
     said = (
-        "Points of test accuracy with 95 % t intervals of paired differences; groups are those of the coarsest level (8 of CIFAR-100, 3 of the others);"
+        "Points of test accuracy with 95 % t intervals of paired differences; groups are those of the coarsest level"
+        " (8 of CIFAR-100, 3 of the others);"
         " time to train recipe and flat on one core, all seeds. In this order, with the control:"
     )
     return "\n\n".join([markdown_table(lines), said, "```sh\n" + "\n".join(commands) + "\n```"])
