@@ -56,6 +56,8 @@ def test_recipes_of_commands_exist_and_take_the_settings(command):
     words = shlex.split(command)[2:]
     recipes = [word for word in words if word in shipped_recipes()]
     assert recipes
+    keys = [word.split("=")[0] for word in words if "=" in word]
+    assert len(keys) == len(set(keys))
     for recipe in recipes:
         data_or_run = recipe.startswith(("grocery", "finetune/")) or recipe.endswith("_clustered")
         load_recipe(recipe, [word for word in words if "=" in word], check=not data_or_run)

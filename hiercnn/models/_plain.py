@@ -267,7 +267,7 @@ def alexnet_bn(pretrained: bool = False, **kwargs) -> nn.Module:
 
 @register_model
 def alexnet(pretrained: bool = False, **kwargs) -> nn.Module:
-    """`alexnet_bn` without batch norm, convolutions with biases; needs a lower rate. 2.48 M parameters.
+    """`alexnet_bn` without batch norm, convolutions with biases. 2.48 M parameters.
 
     Source: Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014), for the widths.
     """

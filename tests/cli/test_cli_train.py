@@ -63,6 +63,7 @@ def test_dry_run_trains_and_writes_nothing(command, recipe_file, tmp_path, monke
         assert text in out
     assert "stages: 0: 16 channels, stride 2, 1: 48 channels, stride 4" in out
     assert "head stage0_3: stage 0, 3 groups, 83 parameters" in out  # norm 16 + 16, linear 3 x 16 + 3
+    assert "\nreading the data: synthetic\n" in out
     assert out.endswith("dry run: nothing was trained or written\n")
 
 
